@@ -1,0 +1,1 @@
+//! CONNECT-IP on mio.

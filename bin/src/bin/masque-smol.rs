@@ -1,0 +1,2 @@
+//! The VPN on smol.
+fn main() {}

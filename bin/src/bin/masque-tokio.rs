@@ -1,0 +1,2 @@
+//! The VPN on tokio.
+fn main() {}

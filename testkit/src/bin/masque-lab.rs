@@ -1,0 +1,2 @@
+//! masque-lab
+fn main() {}
