@@ -1,0 +1,61 @@
+//! What an application puts on top of the pump.
+
+use std::time::Instant;
+
+use masque_core::endpoint::{Endpoint, Event, SocketId};
+
+/// An application: reacts to events of the endpoint, to messages from other threads and to deadlines
+/// of its own. All calls come from the pump's loop; none may block for long.
+pub trait App {
+    /// What other threads may send through a `Controller`.
+    type Message: Send + 'static;
+
+    /// Called once before the first turn.
+    fn start(&mut self, cx: &mut Cx<'_>);
+
+    /// An event of the endpoint.
+    fn on_event(&mut self, cx: &mut Cx<'_>, event: Event);
+
+    /// A message of another thread (a signal handler, a library user).
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Self::Message);
+
+    /// When [`App::on_deadline`] wants to be called.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The deadline has passed.
+    fn on_deadline(&mut self, cx: &mut Cx<'_>) {
+        let _ = cx;
+    }
+}
+
+/// What an application may do in a callback.
+pub struct Cx<'a> {
+    /// The time of this turn.
+    pub now: Instant,
+    /// The endpoint.
+    pub endpoint: &'a mut Endpoint,
+    /// The sockets.
+    pub sockets: &'a mut dyn Sockets,
+    pub(crate) stop: &'a mut bool,
+}
+
+impl Cx<'_> {
+    /// Ends the loop after this turn; what is queued is still sent.
+    pub fn stop(&mut self) {
+        *self.stop = true;
+    }
+}
+
+/// UDP sockets an application may add and remove while the loop runs.
+pub trait Sockets {
+    /// Adds a bound, non-blocking socket.
+    ///
+    /// # Errors
+    /// What the system says, or `Unsupported` where the I/O has no sockets.
+    fn add(&mut self, socket: std::net::UdpSocket) -> std::io::Result<SocketId>;
+
+    /// Removes one.
+    fn remove(&mut self, socket: SocketId);
+}

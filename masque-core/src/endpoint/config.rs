@@ -1,0 +1,233 @@
+//! How an endpoint is set up.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::types::{Identity, PortId};
+use crate::session::SessionConfig;
+use crate::wire::prefix::{AddressRange, IpPrefix};
+use crate::wire::template::UriTemplate;
+
+/// The whole configuration of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server's part; `None` for a client.
+    pub server: Option<ServerConfig>,
+    /// QUIC on the path.
+    pub transport: TransportProfile,
+    /// What peers may use up.
+    pub limits: Limits,
+    /// HTTP/3 and capsules. A server's templates stand here.
+    pub session: SessionConfig,
+    /// The TUN devices.
+    pub ports: Vec<PortConfig>,
+}
+
+/// A TUN device as the endpoint sees it.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Which.
+    pub id: PortId,
+    /// Whether it takes TCP super-packets.
+    pub tcp_offload: bool,
+    /// Whether it takes UDP super-packets.
+    pub udp_offload: bool,
+    /// Our own addresses on it: the sources of ICMP errors.
+    pub addresses: Vec<IpAddr>,
+    /// The device's MTU in bytes.
+    pub mtu: u32,
+}
+
+/// The server's part of the configuration.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// TLS; `quinn_proto::crypto::rustls::QuicServerConfig`, or a test double. It must demand client
+    /// certificates unless `require_identity` is off.
+    pub crypto: Arc<dyn quinn_proto::crypto::ServerConfig>,
+    /// The secret behind stateless resets and Retry tokens. Kept across restarts, so that clients of
+    /// the last run notice at once; the same on all shards.
+    pub secret: [u8; 32],
+    /// Refuse connections whose peer has no identity.
+    pub require_identity: bool,
+    /// The device clients' packets go to and come from.
+    pub port: PortId,
+    /// Where client addresses come from. Network, broadcast and gateway addresses are left out.
+    pub pools: Vec<IpPrefix>,
+    /// The server's own addresses within the pools, never given to a client.
+    pub gateways: Vec<IpAddr>,
+    /// Addresses that belong to an identity, inside the pools or not.
+    pub statics: Vec<StaticAssignment>,
+    /// Leases of earlier runs.
+    pub leases: Vec<Lease>,
+    /// What clients are told to route here; empty is "everything of the versions in the pools".
+    pub routes: Vec<AddressRange>,
+    /// What clients may reach.
+    pub access: Access,
+}
+
+impl std::fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerConfig")
+            .field("port", &self.port)
+            .field("pools", &self.pools)
+            .field("gateways", &self.gateways)
+            .field("statics", &self.statics)
+            .field("routes", &self.routes)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What clients may reach.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Whether clients may reach each other.
+    pub client_to_client: bool,
+    /// Whether clients may reach the gateway addresses: the server's own services.
+    pub gateway: bool,
+    /// Destinations refused in any case, looked at before everything else. Link-local and loopback
+    /// are always refused.
+    pub deny: Vec<IpPrefix>,
+}
+
+/// Addresses of one identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticAssignment {
+    /// Whose.
+    pub identity: Identity,
+    /// Host addresses or prefixes, assigned all together.
+    pub addresses: Vec<IpPrefix>,
+}
+
+/// Which addresses an identity last had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Whose.
+    pub identity: Identity,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// When it last was in use.
+    pub last_used: SystemTime,
+}
+
+/// What a client needs for one connection.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// TLS; `quinn_proto::crypto::rustls::QuicClientConfig`, or a test double.
+    pub crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
+    /// The proxy's URI template.
+    pub template: UriTemplate,
+    /// The device the tunnel's packets go to and come from.
+    pub port: PortId,
+}
+
+/// How the outer QUIC connection controls congestion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CongestionControl {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// RFC 9002.
+    NewReno,
+    /// quinn-proto's BBR; draws randomness that is not from [`super::Entropy`].
+    Bbr,
+    /// A window for this many bits per second at the current round-trip time.
+    Fixed(u64),
+}
+
+/// QUIC on the path: every window, buffer and limit is set here on purpose.
+#[derive(Clone, Debug)]
+pub struct TransportProfile {
+    /// The controller.
+    pub congestion: CongestionControl,
+    /// The UDP payload to start with, in bytes; falls back to 1,200 when it does not come through.
+    pub initial_mtu: u16,
+    /// The largest UDP payload that path MTU discovery tries.
+    pub max_mtu: u16,
+    /// Whether path MTU discovery runs.
+    pub discover_mtu: bool,
+    /// Close after so long without anything from the peer.
+    pub idle_timeout: Duration,
+    /// Send something after so long in silence.
+    pub keep_alive: Option<Duration>,
+    /// The round-trip time assumed before the first sample.
+    pub initial_rtt: Duration,
+    /// Bytes of received DATAGRAM frames kept.
+    pub datagram_receive_buffer: usize,
+    /// Bytes of DATAGRAM frames handed to QUIC ahead of sending.
+    pub datagram_send_buffer: usize,
+    /// Bytes per stream the peer may have in flight.
+    pub stream_receive_window: u32,
+    /// Bytes of stream data kept for sending.
+    pub send_window: u64,
+    /// Ask for fewer ACKs: one per so many packets (draft-ietf-quic-ack-frequency).
+    pub ack_threshold: Option<u32>,
+}
+
+impl Default for TransportProfile {
+    fn default() -> Self {
+        Self {
+            congestion: CongestionControl::Cubic,
+            initial_mtu: 1350,
+            max_mtu: 1452,
+            discover_mtu: true,
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Some(Duration::from_secs(10)),
+            initial_rtt: Duration::from_millis(100),
+            datagram_receive_buffer: 1 << 20,
+            datagram_send_buffer: 256 << 10,
+            stream_receive_window: 128 << 10,
+            send_window: 256 << 10,
+            ack_threshold: None,
+        }
+    }
+}
+
+/// A limit on everything a peer can grow.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Handshakes at once.
+    pub max_handshakes: usize,
+    /// Handshakes accepted per turn; the rest wait.
+    pub handshakes_per_turn: usize,
+    /// From so many handshakes at once on, an unproven source address gets a Retry.
+    pub retry_threshold: usize,
+    /// Handshakes at once per source prefix (IPv4 /24, IPv6 /56).
+    pub handshakes_per_source: usize,
+    /// Connections at once per identity; a further one replaces the oldest.
+    pub connections_per_identity: usize,
+    /// Tunnels at once per connection.
+    pub tunnels_per_connection: usize,
+    /// Bytes queued towards one tunnel.
+    pub tunnel_queue_bytes: usize,
+    /// Bytes queued towards all tunnels.
+    pub total_queue_bytes: usize,
+    /// Routes one peer may advertise to us.
+    pub max_routes: usize,
+    /// ICMP errors per second and tunnel.
+    pub icmp_per_second: u32,
+    /// How long an unused lease is kept.
+    pub lease_lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_handshakes: 1_000,
+            handshakes_per_turn: 8,
+            retry_threshold: 64,
+            handshakes_per_source: 64,
+            connections_per_identity: 2,
+            tunnels_per_connection: 4,
+            tunnel_queue_bytes: 2 << 20,
+            total_queue_bytes: 64 << 20,
+            max_routes: 256,
+            icmp_per_second: 100,
+            lease_lifetime: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
