@@ -108,7 +108,7 @@ proptest! {
         let _ = PacketInfo::parse(&packet);
     }
 
-    /// 9484-6-03
+    /// 9484-6-03, 8200-3-01
     #[test]
     fn exactly_one_whole_packet_is_parsed(
         payload in proptest::collection::vec(any::<u8>(), 0..60),

@@ -127,7 +127,8 @@ impl Coalescer {
         }
     }
 
-    /// Takes one whole, valid IP packet (copied).
+    /// Takes one whole, valid IP packet (copied). Its IPv4 header checksum is not looked at again:
+    /// [`PacketInfo::parse`](crate::wire::ip::PacketInfo::parse) has done that.
     pub fn push(&mut self, packet: &[u8]) {
         if !self.tcp && !self.udp {
             return self.leave_alone(packet);
