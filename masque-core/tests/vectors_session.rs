@@ -128,7 +128,9 @@ impl Subject {
                 fields: FieldList::default(),
             };
             subject.session.open_tunnel(request).expect("a tunnel");
-            subject.take(QuicInput::Opened { stream: request_stream(0) });
+            subject.take(QuicInput::Opened {
+                stream: request_stream(0),
+            });
         }
         subject
     }
@@ -145,7 +147,8 @@ impl Subject {
                 moved = true;
                 if let QuicOutput::Write { stream, data } = &output {
                     let (stream, bytes) = (*stream, data.len());
-                    self.session.handle_quic(QuicInput::Written { stream, bytes });
+                    self.session
+                        .handle_quic(QuicInput::Written { stream, bytes });
                 }
                 self.outputs.push(output);
             }
@@ -287,7 +290,10 @@ fn unidirectional_streams_are_judged_alike_however_they_are_cut() {
             _ => BOTH,
         };
         let bytes = vector.bytes();
-        for (&role, chunks) in roles.iter().flat_map(|r| splits(&bytes).into_iter().map(move |s| (r, s))) {
+        for (&role, chunks) in roles
+            .iter()
+            .flat_map(|r| splits(&bytes).into_iter().map(move |s| (r, s)))
+        {
             let mut subject = Subject::new(role, DEFAULT_TEMPLATE);
             let stream = subject.peer_uni(0);
             subject.feed(stream, &chunks, vector.fin());
@@ -303,7 +309,12 @@ fn unidirectional_streams_are_judged_alike_however_they_are_cut() {
                 code: H3Code::STREAM_CREATION_ERROR,
             };
             // 9114-6.2-05
-            assert_eq!(subject.outputs.contains(&stop), unknown, "{}", vector.name());
+            assert_eq!(
+                subject.outputs.contains(&stop),
+                unknown,
+                "{}",
+                vector.name()
+            );
         }
     }
 }
@@ -339,7 +350,10 @@ fn request_streams_are_judged_alike_however_they_are_cut() {
                     assert!(
                         matches!(
                             told,
-                            [Event::AddressesAssigned { .. }, Event::RoutesAdvertised { .. }]
+                            [
+                                Event::AddressesAssigned { .. },
+                                Event::RoutesAdvertised { .. }
+                            ]
                         ),
                         "{told:?}"
                     );
@@ -386,7 +400,12 @@ fn capsule_streams_are_judged_alike_in_both_roles_and_whatever_frames_carry_them
                             }
                         )
                     });
-                    assert_eq!(violated, vector.expected() != Outcome::Fine, "{}", vector.name());
+                    assert_eq!(
+                        violated,
+                        vector.expected() != Outcome::Fine,
+                        "{}",
+                        vector.name()
+                    );
                     results.push(subject.events);
                 }
             }
@@ -411,8 +430,17 @@ fn malformed_messages_abort_their_stream_and_nothing_else() {
         };
         let mut subject = Subject::ready(role, DEFAULT_TEMPLATE);
         let stream = request_stream(0);
-        subject.feed(stream, &[&framed(FrameType::Headers, &vector.bytes())], false);
-        assert_eq!(subject.outcome(stream), vector.expected(), "{}", vector.name());
+        subject.feed(
+            stream,
+            &[&framed(FrameType::Headers, &vector.bytes())],
+            false,
+        );
+        assert_eq!(
+            subject.outcome(stream),
+            vector.expected(),
+            "{}",
+            vector.name()
+        );
         if bad {
             let stop = QuicOutput::Stop {
                 stream,

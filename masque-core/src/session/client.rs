@@ -56,7 +56,9 @@ impl Session {
         };
         let Some(tunnel) = asked else {
             // The tunnel has ended while it waited; the stream must not stay half open.
-            return self.out.abort(stream, H3Code::REQUEST_CANCELLED, true, true);
+            return self
+                .out
+                .abort(stream, H3Code::REQUEST_CANCELLED, true, true);
         };
         let Some(Slot::Opening(asked)) = self.tunnels.insert(tunnel, Slot::Stream(stream)) else {
             return;
@@ -67,12 +69,15 @@ impl Session {
             .as_ref()
             .and_then(|settings| settings.max_field_section_size);
         if owner::exceeds(&fields, limit) {
-            self.out.abort(stream, H3Code::REQUEST_CANCELLED, true, true);
+            self.out
+                .abort(stream, H3Code::REQUEST_CANCELLED, true, true);
             return self.end_tunnel(tunnel, Some(TunnelEnd::Unsupported));
         }
         let mut request = Request::new(self.role, stream, &self.config);
         request.tunnel = Some(tunnel);
-        request.output.push(&mut self.out, |buf| owner::put_head(&fields, buf));
+        request
+            .output
+            .push(&mut self.out, |buf| owner::put_head(&fields, buf));
         if self.config.address_request == AddressRequestPolicy::AtOnce
             && let Some(capsule) = request.capsules.request(&self.config.wanted_addresses)
         {

@@ -272,10 +272,9 @@ impl Control {
             FrameType::Settings if self.has_settings => Err(WireErrorKind::FrameUnexpected),
             FrameType::Settings => Ok(()),
             _ if !self.has_settings => Err(WireErrorKind::MissingSettings),
-            FrameType::Data
-            | FrameType::Headers
-            | FrameType::PushPromise
-            | FrameType::Http2(_) => Err(WireErrorKind::FrameUnexpected),
+            FrameType::Data | FrameType::Headers | FrameType::PushPromise | FrameType::Http2(_) => {
+                Err(WireErrorKind::FrameUnexpected)
+            }
             FrameType::MaxPushId if self.role == Role::Client => {
                 Err(WireErrorKind::FrameUnexpected)
             }

@@ -381,11 +381,7 @@ impl Session {
         }
     }
 
-    fn on_output(
-        &mut self,
-        stream: StreamId,
-        act: impl FnOnce(&mut output::Output, &mut Effects),
-    ) {
+    fn on_output(&mut self, stream: StreamId, act: impl FnOnce(&mut output::Output, &mut Effects)) {
         if let Some(request) = self.requests.get_mut(&stream) {
             act(&mut request.output, &mut self.out);
             self.settle(stream);

@@ -67,7 +67,9 @@ impl Session {
         }
         .to_fields();
         request.enter(State::Open, &mut self.out);
-        request.output.push(&mut self.out, |buf| put_head(&fields, buf));
+        request
+            .output
+            .push(&mut self.out, |buf| put_head(&fields, buf));
         self.out.disarm(Timer::Response(tunnel));
         self.out.event(Event::Established { tunnel, status });
         self.read(stream);
@@ -128,7 +130,8 @@ impl Session {
         let buffered = request.output.buffered();
         let size = packet.len().saturating_add(PACKET_OVERHEAD);
         if buffered > 0 && buffered.saturating_add(size) > max {
-            self.out.dropped(Some(stream), "stream blocked", packet.len());
+            self.out
+                .dropped(Some(stream), "stream blocked", packet.len());
             return Err(CommandError::Blocked);
         }
         request

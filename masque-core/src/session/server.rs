@@ -7,9 +7,7 @@ use alloc::vec::Vec;
 use super::client::Slot;
 use super::owner;
 use super::request::{Request, State};
-use super::{
-    Event, QuicOutput, SPARE_STREAMS, Session, Timer, TunnelEnd, TunnelId, TunnelRequest,
-};
+use super::{Event, QuicOutput, SPARE_STREAMS, Session, Timer, TunnelEnd, TunnelId, TunnelRequest};
 use crate::error::{H3Code, WireErrorKind};
 use crate::wire::fields::{FieldList, RequestHead, RequestKind, ResponseHead};
 use crate::wire::qpack;
@@ -165,7 +163,9 @@ impl Session {
         }
         .to_fields();
         request.enter(State::Draining, &mut self.out);
-        request.output.push(&mut self.out, |buf| owner::put_head(&fields, buf));
+        request
+            .output
+            .push(&mut self.out, |buf| owner::put_head(&fields, buf));
         request.output.finish(&mut self.out);
         if core::mem::take(&mut request.receiving) {
             let code = H3Code::NO_ERROR;

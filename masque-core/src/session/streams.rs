@@ -95,9 +95,8 @@ impl Session {
             .requests
             .get(&stream)
             .is_some_and(|request| matches!(request.state(), State::Head));
-        let rejected = self.role == Role::Client
-            && unanswered
-            && code == H3Code::REQUEST_REJECTED.0;
+        let rejected =
+            self.role == Role::Client && unanswered && code == H3Code::REQUEST_REJECTED.0;
         let end = if rejected {
             TunnelEnd::Rejected
         } else {
@@ -153,7 +152,8 @@ impl Session {
         match kind.scope() {
             ErrorScope::Connection => self.violation(Some(stream), kind),
             ErrorScope::Stream => {
-                self.out.error(Some(stream), || format!("{}: {kind}", kind.code()));
+                self.out
+                    .error(Some(stream), || format!("{}: {kind}", kind.code()));
                 self.abort(stream, kind.code(), Some(TunnelEnd::Violation(kind)));
             }
         }

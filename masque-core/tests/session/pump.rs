@@ -13,16 +13,16 @@ use masque_core::wire::scope::Scope;
 use masque_core::wire::stream::{Direction, Role, StreamId};
 use masque_core::wire::template::UriTemplate;
 
-pub const TEMPLATE: &str = "https://proxy.example/.well-known/masque/ip/{target}/{ipproto}/";
+pub(crate) const TEMPLATE: &str = "https://proxy.example/.well-known/masque/ip/{target}/{ipproto}/";
 
-pub fn server_config() -> SessionConfig {
+pub(crate) fn server_config() -> SessionConfig {
     SessionConfig {
         templates: vec![UriTemplate::parse(TEMPLATE).expect("the template is legal")],
         ..SessionConfig::default()
     }
 }
 
-pub fn tunnel_request() -> TunnelRequest {
+pub(crate) fn tunnel_request() -> TunnelRequest {
     TunnelRequest {
         authority: "proxy.example".into(),
         path: "/.well-known/masque/ip/*/*/".into(),
@@ -34,16 +34,16 @@ pub fn tunnel_request() -> TunnelRequest {
 
 /// How the network behaves.
 #[derive(Clone, Copy, Debug)]
-pub struct Net {
+pub(crate) struct Net {
     /// The most bytes handed over at once.
-    pub chunk: usize,
+    pub(crate) chunk: usize,
     /// The most bytes a stream holds under way.
-    pub window: usize,
-    pub seed: u64,
+    pub(crate) window: usize,
+    pub(crate) seed: u64,
 }
 
 impl Net {
-    pub const PLAIN: Self = Self {
+    pub(crate) const PLAIN: Self = Self {
         chunk: 1 << 20,
         window: 1 << 20,
         seed: 1,
@@ -59,13 +59,12 @@ struct Pipe {
     blocked: bool,
 }
 
-pub struct Side {
-    pub session: Session,
-    pub role: Role,
-    pub events: Vec<Event>,
-    pub outputs: Vec<QuicOutput>,
-    pub timers: BTreeMap<Timer, Duration>,
-    pub closed: bool,
+pub(crate) struct Side {
+    pub(crate) session: Session,
+    pub(crate) events: Vec<Event>,
+    pub(crate) outputs: Vec<QuicOutput>,
+    pub(crate) timers: BTreeMap<Timer, Duration>,
+    pub(crate) closed: bool,
     inputs: VecDeque<QuicInput>,
     writes: VecDeque<(StreamId, Bytes)>,
     paused: BTreeSet<StreamId>,
@@ -76,7 +75,6 @@ impl Side {
     fn new(role: Role, config: SessionConfig) -> Self {
         Self {
             session: Session::new(role, config),
-            role,
             events: Vec::new(),
             outputs: Vec::new(),
             timers: BTreeMap::new(),
@@ -88,24 +86,24 @@ impl Side {
         }
     }
 
-    pub fn take_events(&mut self) -> Vec<Event> {
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
 }
 
-pub struct Pair {
-    pub client: Side,
-    pub server: Side,
+pub(crate) struct Pair {
+    pub(crate) client: Side,
+    pub(crate) server: Side,
     /// Streams on which nothing is taken from the sender or handed to the receiver.
-    pub stalled: BTreeSet<StreamId>,
-    pub max_bidi: u32,
+    pub(crate) stalled: BTreeSet<StreamId>,
+    pub(crate) max_bidi: u32,
     net: Net,
     rng: u64,
     pipes: BTreeMap<(bool, StreamId), Pipe>,
 }
 
 impl Pair {
-    pub fn new(client: SessionConfig, server: SessionConfig, net: Net) -> Self {
+    pub(crate) fn new(client: SessionConfig, server: SessionConfig, net: Net) -> Self {
         let mut pair = Self {
             client: Side::new(Role::Client, client),
             server: Side::new(Role::Server, server),
@@ -124,7 +122,7 @@ impl Pair {
     }
 
     /// Both sides plain, the client's SETTINGS and the server's exchanged.
-    pub fn connected(client: SessionConfig, server: SessionConfig, net: Net) -> Self {
+    pub(crate) fn connected(client: SessionConfig, server: SessionConfig, net: Net) -> Self {
         let mut pair = Self::new(client, server, net);
         pair.run();
         pair.client.take_events();
@@ -132,7 +130,7 @@ impl Pair {
         pair
     }
 
-    pub fn side(&mut self, role: Role) -> &mut Side {
+    pub(crate) fn side(&mut self, role: Role) -> &mut Side {
         match role {
             Role::Client => &mut self.client,
             Role::Server => &mut self.server,
@@ -140,7 +138,7 @@ impl Pair {
     }
 
     /// Opens a tunnel on a connected pair and has the server accept it.
-    pub fn open(&mut self) -> (TunnelId, TunnelId) {
+    pub(crate) fn open(&mut self) -> (TunnelId, TunnelId) {
         use masque_core::session::Command;
         let ours = self
             .client
@@ -152,7 +150,10 @@ impl Pair {
             panic!("the server was not asked");
         };
         let accept = Command::Accept { tunnel: theirs };
-        self.server.session.handle_command(accept).expect("it is pending");
+        self.server
+            .session
+            .handle_command(accept)
+            .expect("it is pending");
         self.run();
         assert_eq!(
             self.client.take_events(),
@@ -166,7 +167,7 @@ impl Pair {
     }
 
     /// Lets `timer` of one side fire, if it is armed.
-    pub fn fire(&mut self, role: Role, timer: Timer) -> bool {
+    pub(crate) fn fire(&mut self, role: Role, timer: Timer) -> bool {
         let armed = self.side(role).timers.remove(&timer).is_some();
         if armed {
             self.side(role).session.handle_timer(timer);
@@ -176,7 +177,7 @@ impl Pair {
     }
 
     /// Runs until nothing moves any more.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..200_000 {
             self.drain(Role::Client);
             self.drain(Role::Server);
@@ -299,7 +300,11 @@ impl Pair {
         }
         let pipes: Vec<_> = self.pipes.keys().copied().collect();
         for (from_client, stream) in pipes {
-            let receiver = if from_client { Role::Server } else { Role::Client };
+            let receiver = if from_client {
+                Role::Server
+            } else {
+                Role::Client
+            };
             let pipe = self.pipe(from_client, stream);
             let ready = !pipe.over && (!pipe.bytes.is_empty() || pipe.fin || pipe.reset.is_some());
             let reset = pipe.reset.is_some();
@@ -355,7 +360,8 @@ impl Pair {
         }
         let side = self.side(role);
         let bytes = room;
-        side.session.handle_quic(QuicInput::Written { stream, bytes });
+        side.session
+            .handle_quic(QuicInput::Written { stream, bytes });
         if unblock {
             side.inputs.push_back(QuicInput::Writable { stream });
         }
@@ -368,7 +374,11 @@ impl Pair {
             (Role::Server, Role::Client)
         };
         let chunk = self.random(self.net.chunk) + 1;
-        let chunk = if self.net.chunk >= 1 << 16 { 1 << 16 } else { chunk };
+        let chunk = if self.net.chunk >= 1 << 16 {
+            1 << 16
+        } else {
+            chunk
+        };
         let pipe = self.pipe(from_client, stream);
         if let Some(code) = pipe.reset {
             pipe.over = true;

@@ -1,0 +1,5 @@
+//! A client and a server session wired back to back, and sessions alone under arbitrary input.
+
+mod pair;
+mod props;
+mod pump;
