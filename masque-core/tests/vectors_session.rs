@@ -499,7 +499,7 @@ fn paths_give_scopes_and_bad_ones_abort_their_stream() {
             Event::Requested { request, .. } => Some(request),
             _ => None,
         });
-        let scope = &asked.expect(vector.name()).scope;
+        let scope = &asked.unwrap_or_else(|| panic!("{}", vector.name())).scope;
         let vars = &decoded["vars"];
         let expected = Scope::parse(vars["target"].as_str(), vars["ipproto"].as_str());
         assert_eq!(Ok(scope), expected.as_ref(), "{}", vector.name());

@@ -118,6 +118,11 @@ impl Control {
         self.own[0].stream().is_some()
     }
 
+    /// Whether QUIC has taken all that was said on our control stream.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.own[0].buffered() == 0
+    }
+
     pub(super) fn send_goaway(&mut self, id: VarInt, out: &mut Effects) {
         self.own[0].push(out, |buf| frame::encode_goaway(id, buf));
     }

@@ -437,8 +437,14 @@ impl Session {
     }
 
     fn shutdown(&mut self) {
-        if self.phase == Phase::Draining {
-            return;
+        match self.phase {
+            Phase::Draining | Phase::Ended => return,
+            Phase::Idle => {
+                // Nobody is there to be told.
+                self.close(H3Code::NO_ERROR, "shut down");
+                return self.end(SessionEnd::Local(H3Code::NO_ERROR));
+            }
+            Phase::Running => {}
         }
         let id = match self.role {
             Role::Client => 0,
@@ -452,7 +458,9 @@ impl Session {
     }
 
     fn end_if_drained(&mut self) {
-        if self.phase == Phase::Draining && self.tunnels.is_empty() && self.requests.is_empty() {
+        // Closing throws away what QUIC has not been given: the GOAWAY goes first.
+        let drained = self.tunnels.is_empty() && self.requests.is_empty();
+        if self.phase == Phase::Draining && drained && self.control.is_flushed() {
             self.close(H3Code::NO_ERROR, "drained");
             self.end(SessionEnd::Local(H3Code::NO_ERROR));
         }

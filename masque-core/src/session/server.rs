@@ -1,7 +1,6 @@
 //! The server's part: taking requests and answering those that are no tunnels (RFC 9484 §4.4).
 
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::client::Slot;
@@ -89,10 +88,9 @@ impl Session {
         if !known {
             return Ok(Asked::Other(501, None));
         }
-        let Some((target, ipproto)) = self.variables(&head.path)? else {
+        let Some(scope) = self.scope(&head.path)? else {
             return Ok(Asked::Other(404, None));
         };
-        let scope = Scope::parse(target.as_deref(), ipproto.as_deref())?;
         if let Target::Name(_) = scope.target {
             // Host names are not resolved: said as RFC 9484 §4.1 asks for a resolution that failed.
             return Ok(Asked::Other(502, Some("masque; error=dns_error")));
@@ -106,13 +104,11 @@ impl Session {
         })))
     }
 
-    fn variables(
-        &self,
-        path: &str,
-    ) -> Result<Option<(Option<String>, Option<String>)>, WireErrorKind> {
+    /// The scope a path stands for under the first template it matches.
+    fn scope(&self, path: &str) -> Result<Option<Scope>, WireErrorKind> {
         for template in &self.config.templates {
-            if let Some(variables) = template.match_path(path)? {
-                return Ok(Some(variables));
+            if let Some((target, ipproto)) = template.match_path(path)? {
+                return Scope::parse(target.as_deref(), ipproto.as_deref()).map(Some);
             }
         }
         Ok(None)

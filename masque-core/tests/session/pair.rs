@@ -479,8 +479,9 @@ fn the_drain_timer_ends_tunnels_that_will_not_end() {
 fn requests_at_or_above_the_goaway_id_are_rejected_for_a_retry() {
     for net in nets() {
         let mut pair = connected(net);
+        pair.open();
         // The request is under way when the server goes away.
-        pair.stalled.insert(stream(0));
+        pair.stalled.insert(stream(1));
         let ours = pair
             .client
             .session
@@ -743,7 +744,7 @@ fn a_traced_run_names_states_timers_and_outputs() {
         let mut pair = Pair::new(SessionConfig::default(), server_config(), Net::PLAIN);
         pair.server.session.set_tracing(true);
         pair.run();
-        pair.server.take_events();
+        pair.client.take_events();
         let (_, tunnel) = pair.open();
         let how = CloseHow::Finish;
         tell(
