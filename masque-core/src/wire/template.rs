@@ -47,6 +47,12 @@ pub enum Wildcard {
     Bare,
 }
 
+/// The values of `target` and `ipproto`, percent-decoded once, as [`Scope::parse`] takes them;
+/// `None` where a variable is absent.
+///
+/// [`Scope::parse`]: super::scope::Scope::parse
+pub type ScopeValues = (Option<String>, Option<String>);
+
 /// A template that RFC 9484 §3 allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UriTemplate {
@@ -133,10 +139,7 @@ impl UriTemplate {
     /// # Errors
     /// [`crate::WireErrorKind::ScopeMalformed`] where the path matches but a value is not
     /// percent-decodable.
-    pub fn match_path(
-        &self,
-        path: &str,
-    ) -> Result<Option<(Option<String>, Option<String>)>, crate::WireErrorKind> {
+    pub fn match_path(&self, path: &str) -> Result<Option<ScopeValues>, crate::WireErrorKind> {
         self.pattern.values(path)
     }
 }

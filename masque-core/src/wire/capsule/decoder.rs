@@ -138,7 +138,8 @@ impl CapsuleDecoder {
     /// a slice of it.
     ///
     /// # Errors
-    /// [`WireError`], offsets counted from the first byte ever given.
+    /// [`WireError`], offsets counted from the first byte ever given. How much of `input` is left is
+    /// then of no meaning.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<CapsuleEvent>, WireError> {
         loop {
             let found = match &mut self.state {

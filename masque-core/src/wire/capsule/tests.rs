@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::{ErrorScope, WireError, WireErrorKind};
-use crate::wire::prefix::{AddressRange, IpPrefix};
+use crate::wire::prefix::{AddressRange, IpPrefix, successor};
 
 /// All events and how the stream ends, the input coming in pieces that end at `cuts`.
 type Outcome = (Vec<CapsuleEvent>, Result<(), WireError>);
@@ -226,6 +226,10 @@ proptest! {
         let routes = RouteAdvertisement::from_unordered(ranges.clone());
         prop_assert_eq!(RouteAdvertisement::new(routes.ranges().to_vec()), Ok(routes.clone()));
         prop_assert_eq!(&RouteAdvertisement::from_unordered(routes.ranges().to_vec()), &routes);
+        for pair in routes.ranges().windows(2) {
+            let touch = successor(pair[0].end()) == Some(pair[1].start());
+            prop_assert!(!touch || pair[0].protocol() != pair[1].protocol(), "not joined");
+        }
         for address in (0..4).flat_map(|space| (0..32).map(move |n| small(space, n))) {
             for protocol in [1, 6, 17, 58, 99, 255] {
                 let any = |ranges: &[AddressRange]| {

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Expression, Operator, Part, TemplateError, Variable, is_unreserved};
+use super::{Expression, Operator, Part, ScopeValues, TemplateError, Variable, is_unreserved};
 use crate::error::WireErrorKind;
 
 /// What a path looks like.
@@ -81,10 +81,7 @@ impl Pattern {
     }
 
     /// `target` and `ipproto`, percent-decoded.
-    pub(super) fn values(
-        &self,
-        path: &str,
-    ) -> Result<Option<(Option<String>, Option<String>)>, WireErrorKind> {
+    pub(super) fn values(&self, path: &str) -> Result<Option<ScopeValues>, WireErrorKind> {
         let Some(values) = self.raw_values(path)? else {
             return Ok(None);
         };
