@@ -98,6 +98,11 @@ impl Effects {
         });
     }
 
+    pub(super) fn command(&mut self, stream: Option<StreamId>, name: &'static str) {
+        self.trace
+            .record(|| trace_event(stream, What::Input(Cow::Borrowed(name))));
+    }
+
     pub(super) fn state(&mut self, stream: Option<StreamId>, from: &'static str, to: &'static str) {
         if from != to {
             self.trace

@@ -226,6 +226,7 @@ impl Session {
             return Err(CommandError::Limit);
         }
         let tunnel = self.new_tunnel().ok_or(CommandError::Limit)?;
+        self.out.command(None, "open tunnel");
         self.tunnels.insert(tunnel, Slot::Waiting(request));
         if self.peer_settings.is_some() {
             self.ask(tunnel);

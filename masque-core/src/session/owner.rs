@@ -16,6 +16,9 @@ use crate::wire::stream::{Role, StreamId};
 
 impl Session {
     pub(super) fn command(&mut self, command: Command) -> Result<(), CommandError> {
+        let (name, tunnel) = describe(&command);
+        let stream = tunnel.and_then(|tunnel| self.stream_of(tunnel));
+        self.out.command(stream, name);
         match command {
             Command::Accept { tunnel } => self.accept(tunnel),
             Command::Refuse {
@@ -203,6 +206,20 @@ fn has_room(output: &Output, max: usize) -> Result<(), CommandError> {
         Ok(())
     } else {
         Err(CommandError::Blocked)
+    }
+}
+
+fn describe(command: &Command) -> (&'static str, Option<TunnelId>) {
+    match command {
+        Command::Accept { tunnel } => ("accept", Some(*tunnel)),
+        Command::Refuse { tunnel, .. } => ("refuse", Some(*tunnel)),
+        Command::AssignAddresses { tunnel, .. } => ("assign addresses", Some(*tunnel)),
+        Command::RequestAddresses { tunnel, .. } => ("request addresses", Some(*tunnel)),
+        Command::AdvertiseRoutes { tunnel, .. } => ("advertise routes", Some(*tunnel)),
+        Command::SendPacket { tunnel, .. } => ("send packet", Some(*tunnel)),
+        Command::CloseTunnel { tunnel, .. } => ("close tunnel", Some(*tunnel)),
+        Command::Shutdown => ("shut down", None),
+        Command::Close { .. } => ("close", None),
     }
 }
 

@@ -3,7 +3,7 @@
 //! | state | role | meaning | leaves on |
 //! |---|---|---|---|
 //! | `Head` | server | the request is not whole | HEADERS → `Parked`, `Pending` or `Draining` (answered by ourselves) |
-//! | `Head` | client | no final response yet | 2xx → `Open`; 3xx to 5xx → aborted |
+//! | `Head` | client | no final response yet | 2xx → `Open`; 3xx to 5xx, FIN → aborted |
 //! | `Parked` | server | a good request, but the client's SETTINGS have not come | SETTINGS → `Pending` |
 //! | `Pending` | server | the owner decides | `Accept` → `Open`; `Refuse` or timeout → `Draining` |
 //! | `Open` | both | capsules both ways | FIN of either side → `Draining`; an error or reset → aborted |
@@ -174,9 +174,10 @@ impl Request {
             return Ok(None);
         }
         self.frames.finish().map_err(|e| e.kind)?;
-        match self.state {
-            State::Open => self.capsules.finish()?,
-            _ => return Err(WireErrorKind::RequestIncomplete),
+        match (&self.state, self.role) {
+            (State::Open, _) => self.capsules.finish()?,
+            (_, Role::Client) => {}
+            (_, Role::Server) => return Err(WireErrorKind::RequestIncomplete),
         }
         Ok(Some(Found::Fin))
     }

@@ -124,7 +124,13 @@ impl Session {
                     None => Ok(()),
                 },
                 Ok(Some(Found::Fin)) => {
-                    self.finish(stream, TunnelEnd::Finished);
+                    let end = TunnelEnd::Finished;
+                    if matches!(request.state(), State::Open) {
+                        self.finish(stream, end);
+                    } else {
+                        // Some servers answer an error with nothing but a FIN.
+                        self.abort(stream, H3Code::REQUEST_CANCELLED, Some(end));
+                    }
                     Ok(())
                 }
                 Err(kind) => Err(kind),
