@@ -120,10 +120,10 @@ impl Forwarding {
     pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
         match prefix.to_ipnet() {
             ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
-                drop(self.v4.remove(&net))
+                self.v4.remove(&net);
             }
             ipnet::IpNet::V6(net) if self.v6.get(&net) == Some(&owner) => {
-                drop(self.v6.remove(&net))
+                self.v6.remove(&net);
             }
             _ => {}
         }
