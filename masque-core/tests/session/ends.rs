@@ -9,9 +9,8 @@ use masque_core::session::{
 use masque_core::wire::fields::FieldList;
 use masque_core::wire::stream::{Direction, Role, StreamId};
 
-use crate::pump::{Net, Pair, server_config, tunnel_request};
-
 use crate::pair::{connected, ended, nets, stream, tell};
+use crate::pump::{Net, Pair, server_config, tunnel_request};
 
 #[test]
 fn a_finished_tunnel_ends_on_both_sides_and_leaves_its_siblings() {
@@ -358,4 +357,66 @@ fn a_response_that_does_not_come_is_not_waited_for() {
         pair.client.session.poll_quic(),
         Some(QuicOutput::Stop { stream, code })
     );
+}
+
+#[test]
+fn the_goaway_is_given_to_quic_before_the_connection_is_closed() {
+    // 9114-5.2-03
+    let mut pair = connected(Net::PLAIN);
+    let server = &mut pair.server.session;
+    server.handle_command(Command::Shutdown).expect("running");
+    let Some(QuicOutput::Write { stream, data }) = server.poll_quic() else {
+        panic!("no GOAWAY");
+    };
+    assert_eq!(&data[..], [0x07, 0x01, 0x00]);
+    assert_eq!(server.poll_quic(), None);
+    let bytes = data.len();
+    server.handle_quic(QuicInput::Written { stream, bytes });
+    let close = server.poll_quic();
+    let code = H3Code::NO_ERROR;
+    assert!(matches!(close, Some(QuicOutput::Close { code: c, .. }) if c == code));
+}
+
+#[test]
+fn a_peer_that_answers_no_fin_keeps_few_streams() {
+    let config = SessionConfig {
+        max_tunnels: 1,
+        ..SessionConfig::default()
+    };
+    let mut pair = Pair::connected(config, server_config(), Net::PLAIN);
+    let code = H3Code::NO_ERROR;
+    for index in 0..2 {
+        let stream = stream(index);
+        let (tunnel, _) = pair.open();
+        pair.stalled.insert(stream);
+        let how = CloseHow::Finish;
+        tell(
+            &mut pair,
+            Role::Client,
+            Command::CloseTunnel { tunnel, how },
+        );
+        pair.client.take_events();
+        let stop = QuicOutput::Stop { stream, code };
+        assert_eq!(pair.client.outputs.contains(&stop), index == 1);
+    }
+}
+
+#[test]
+fn bytes_for_a_peer_that_stopped_the_stream_are_let_go() {
+    let mut pair = connected(Net::PLAIN);
+    let (tunnel, _) = pair.open();
+    let client = &mut pair.client.session;
+    let packet = Bytes::from_static(&[0x45; 100]);
+    let send = Command::SendPacket { tunnel, packet };
+    client.handle_command(send).expect("room");
+    let how = CloseHow::Finish;
+    let close = Command::CloseTunnel { tunnel, how };
+    client.handle_command(close).expect("open");
+    assert!(client.buffered_output() > 100);
+    let stream = stream(0);
+    client.handle_quic(QuicInput::Stopped { stream, code: 0 });
+    assert_eq!(client.buffered_output(), 0);
+    assert!(matches!(client.poll_quic(), Some(QuicOutput::Write { .. })));
+    let code = H3Code::REQUEST_CANCELLED;
+    assert_eq!(client.poll_quic(), Some(QuicOutput::Reset { stream, code }));
 }
