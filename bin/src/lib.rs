@@ -1,1 +1,3 @@
 //! The VPN.
+
+pub mod host;
