@@ -107,8 +107,8 @@ pub struct LimitsSection {
 /// The server's configuration, checked.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Where to listen, and whether the socket must be for IPv6 only.
-    pub listen: Vec<(SocketAddr, bool)>,
+    /// Where to listen; `[::]` takes IPv4 as well.
+    pub listen: Vec<SocketAddr>,
     /// Certificate, key and the clients' CA.
     pub credentials: Credentials,
     /// The templates requests are answered under, with their texts.
@@ -206,11 +206,10 @@ impl ServerFile {
     }
 }
 
-/// An IPv6 wildcard takes IPv4 too, unless another entry claims that port for IPv4.
 fn listen(
     source: &Source,
     listen: &Spanned<Vec<Spanned<SocketAddr>>>,
-) -> Result<Vec<(SocketAddr, bool)>, Failure> {
+) -> Result<Vec<SocketAddr>, Failure> {
     let entries = listen.get_ref();
     if entries.is_empty() {
         return Err(source.fault(listen, "listen needs at least one address"));
@@ -229,16 +228,17 @@ fn listen(
             return Err(source.fault(entry, format!("{} is listed twice", entry.get_ref())));
         }
     }
-    Ok(entries
-        .iter()
-        .map(|entry| {
-            let address = *entry.get_ref();
-            let shared = entries
-                .iter()
-                .any(|other| other.get_ref().is_ipv4() && other.get_ref().port() == address.port());
-            (address, address.is_ipv6() && shared)
-        })
-        .collect())
+    for entry in entries {
+        let address = entry.get_ref();
+        let wildcard = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, address.port()));
+        if address.is_ipv4() && entries.iter().any(|other| *other.get_ref() == wildcard) {
+            return Err(source.fault(
+                entry,
+                format!("{wildcard} takes IPv4 as well; leave {address} out"),
+            ));
+        }
+    }
+    Ok(entries.iter().map(|entry| *entry.get_ref()).collect())
 }
 
 fn pools(
@@ -363,7 +363,7 @@ fn default_templates(
     source: &Source,
     certificate: &Spanned<Pem>,
     credentials: &Credentials,
-    listen: &[(SocketAddr, bool)],
+    listen: &[SocketAddr],
 ) -> Result<Vec<(String, UriTemplate)>, Failure> {
     let names = credentials.server_names();
     if names.is_empty() {
@@ -374,7 +374,7 @@ fn default_templates(
             )
             .help("issue one with `masque pki issue --server NAME`, or set templates"));
     }
-    let mut ports: Vec<u16> = listen.iter().map(|(address, _)| address.port()).collect();
+    let mut ports: Vec<u16> = listen.iter().map(SocketAddr::port).collect();
     ports.sort_unstable();
     ports.dedup();
     let mut templates = Vec::new();
