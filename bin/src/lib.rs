@@ -2,6 +2,7 @@
 //! of the adapters.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod check;
 pub mod cli;
 pub mod client;

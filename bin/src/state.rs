@@ -85,6 +85,11 @@ impl State {
         self.dirty |= self.leases.remove(identity).is_some();
     }
 
+    /// Whether there is something to write, as after a write that failed.
+    pub fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
     /// Whether there is something to write.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
@@ -96,18 +101,33 @@ impl State {
     /// # Errors
     /// What the system says; the changes then wait for the next call.
     pub fn save(&mut self) -> io::Result<()> {
-        if !self.dirty {
-            return Ok(());
+        match self.changed() {
+            Some(text) => files::replace(&self.leases_path(), &text).inspect_err(|_| {
+                self.dirty = true;
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the leases are written.
+    #[must_use]
+    pub fn leases_path(&self) -> PathBuf {
+        self.folder.join("leases.json")
+    }
+
+    /// The new content of the lease file, if it changed; the caller writes it.
+    pub fn changed(&mut self) -> Option<Vec<u8>> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
         }
         let file = LeaseFile {
             version: VERSION,
             leases: self.leases.values().map(LeaseEntry::of).collect(),
         };
-        let mut text = serde_json::to_vec_pretty(&file)?;
+        // Strings, numbers and addresses: nothing that JSON could refuse.
+        let mut text = serde_json::to_vec_pretty(&file).unwrap_or_default();
         text.push(b'\n');
-        files::replace(&self.folder.join("leases.json"), &text)?;
-        self.dirty = false;
-        Ok(())
+        Some(text)
     }
 }
 

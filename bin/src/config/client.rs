@@ -50,9 +50,13 @@ pub struct ClientFile {
     /// The most addresses installed.
     #[serde(default = "default_max_addresses")]
     pub max_addresses: Spanned<usize>,
-    /// The firewall mark of our own UDP packets: what has it never enters the tunnel.
+    /// The firewall mark of our own UDP packets, which never enter the tunnel, and the number of the
+    /// routing table for what does. Two clients on one host need two.
     #[serde(default = "default_mark")]
     pub mark: Spanned<u32>,
+    /// How long one attempt to connect may take.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout: Spanned<Span>,
     /// How to come back.
     #[serde(default)]
     pub reconnect: ReconnectSetting,
@@ -142,8 +146,10 @@ pub struct ClientSettings {
     pub scope: Scope,
     /// What the server may install.
     pub accept: AcceptPolicy,
-    /// The firewall mark.
+    /// The firewall mark, and the number of the routing table.
     pub mark: u32,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
     /// How to come back; `None`: not at all.
     pub reconnect: Option<ReconnectSection>,
     /// The device.
@@ -167,6 +173,10 @@ fn default_mark() -> Spanned<u32> {
     Spanned::new(0..0, 0x6d61_7371)
 }
 
+fn default_connect_timeout() -> Spanned<Span> {
+    Spanned::new(0..0, Span(Duration::from_secs(10)))
+}
+
 impl ClientFile {
     /// Reads and checks a file.
     ///
@@ -180,15 +190,23 @@ impl ClientFile {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn validate(self, source: &Source) -> Result<ClientSettings, Failure> {
+    pub fn validate(mut self, source: &Source) -> Result<ClientSettings, Failure> {
         self.tun.validate(source)?;
         let profile = self.transport.profile(source)?;
         let scope = self.scope(source)?;
         let reconnect = self.reconnect(source)?;
         let connect = self.connect(source)?;
         let accept = self.accept(source)?;
-        if *self.mark.get_ref() == 0 {
-            return Err(source.fault(&self.mark, "mark must not be 0"));
+        // The mark is the number of the routing table, too; the first 255 are the system's.
+        if *self.mark.get_ref() < 256 {
+            return Err(source.fault(&self.mark, "mark must be at least 256"));
+        }
+        let connect_timeout = self.connect_timeout.get_ref().0;
+        if connect_timeout < Duration::from_secs(1) {
+            return Err(source.fault(
+                &self.connect_timeout,
+                "connect_timeout must be at least \"1s\"",
+            ));
         }
         let own = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -210,6 +228,7 @@ impl ClientFile {
             scope,
             accept,
             mark: self.mark.into_inner(),
+            connect_timeout,
             reconnect,
             tun: self.tun,
             profile,

@@ -162,7 +162,7 @@ impl ServerFile {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn validate(self, source: &Source) -> Result<ServerSettings, Failure> {
+    pub fn validate(mut self, source: &Source) -> Result<ServerSettings, Failure> {
         self.tun.validate(source)?;
         let profile = self.transport.profile(source)?;
         let listen = listen(source, &self.listen)?;

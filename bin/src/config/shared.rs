@@ -1,5 +1,7 @@
 //! What both schemas have in common: the TUN device and QUIC on the path.
 
+use std::path::PathBuf;
+
 use masque_core::endpoint::{CongestionControl, TransportProfile};
 use serde::Deserialize;
 use toml::Spanned;
@@ -17,6 +19,8 @@ pub struct TunSection {
     pub mtu: Spanned<u32>,
     /// Whether to use segmentation offload (super-packets) where the kernel can.
     pub offload: bool,
+    /// Where the journal of changes to the host is kept; left out, `/run/masque`.
+    pub run_dir: Option<PathBuf>,
 }
 
 impl Default for TunSection {
@@ -25,6 +29,7 @@ impl Default for TunSection {
             name: Spanned::new(0..0, "masque0".to_owned()),
             mtu: Spanned::new(0..0, 1400),
             offload: true,
+            run_dir: None,
         }
     }
 }
@@ -34,7 +39,7 @@ impl TunSection {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn validate(&self, source: &Source) -> Result<(), Failure> {
+    pub fn validate(&mut self, source: &Source) -> Result<(), Failure> {
         let name = self.name.get_ref();
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 15 || !name.chars().all(legal) || name.starts_with('.') {
@@ -45,8 +50,11 @@ impl TunSection {
                 ),
             ));
         }
-        if !(576..=65_535).contains(self.mtu.get_ref()) {
-            return Err(source.fault(&self.mtu, "the MTU must be 576 to 65535 bytes"));
+        if !(1280..=65_535).contains(self.mtu.get_ref()) {
+            return Err(source.fault(&self.mtu, "the MTU must be 1280 to 65535 bytes (IPv6 needs 1280)"));
+        }
+        if let Some(folder) = &mut self.run_dir {
+            *folder = source.folder().join(&*folder);
         }
         Ok(())
     }

@@ -1,4 +1,0 @@
-//! stub
-use std::path::Path;use crate::exit::Failure;
-/// stub
-pub fn run<R>(_:&Path,_:bool)->Result<(),Failure>{Ok(())}
