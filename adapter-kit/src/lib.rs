@@ -25,6 +25,7 @@ mod error;
 pub mod io;
 pub mod memory;
 pub mod pump;
+mod sockopt;
 pub mod system;
 mod timer;
 pub mod tun;

@@ -1,16 +1,41 @@
 //! One bounded, non-blocking turn after another.
 
-use std::io;
-use std::os::fd::BorrowedFd;
+mod links;
+mod sender;
+mod writer;
+
+use std::io::{self, ErrorKind};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use masque_core::endpoint::Endpoint;
+use bytes::BytesMut;
+use masque_core::endpoint::{Endpoint, TimerReason, TunBatch};
 
-use crate::app::App;
-use crate::control::Controller;
+use crate::app::{App, Cx};
+use crate::control::{Controller, Inbox};
 use crate::error::Error;
-use crate::io::{Descriptors, Interest, Io, Source};
+use crate::io::{Descriptors, Interest, Io, Source, TUN_READ, UDP_BATCH};
 use crate::system::SystemIo;
+use crate::timer::Timer;
+use links::Links;
+use sender::Sender;
+
+/// Received bytes are cut off this buffer's front; what the endpoint has dropped is used again. Not
+/// larger, as a peer that has one packet kept keeps all of it.
+const RECEIVE_BUFFER: usize = 2 * UDP_BATCH;
+
+/// How often a turn looks again because an event's handler may have made output.
+const PASSES: usize = 4;
+
+/// How often a socket or device may fail in a row before it has to be ready anew.
+const FAILURES: usize = 8;
+
+/// While a socket takes nothing the endpoint's output hides its timers: look so often.
+const BLOCKED_TICK: Duration = Duration::from_millis(10);
+
+/// The most batches that go out after the application has stopped.
+const LAST_SENDS: usize = 1024;
 
 /// How much one turn does at most, and what is forced off.
 #[derive(Clone, Debug)]
@@ -100,6 +125,30 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     endpoint: Endpoint,
     io: I,
     app: A,
+    options: PumpOptions,
+    counters: PumpCounters,
+    links: Links,
+    sender: Sender,
+    received: BytesMut,
+    read: Box<[u8]>,
+    batch: TunBatch,
+    inbox: Inbox<A::Message>,
+    inbox_ready: bool,
+    clock: Clock,
+    started: bool,
+    stop: bool,
+    stopped: bool,
+}
+
+/// The timer, set as rarely as possible: an armed deadline that is too early costs one idle turn,
+/// setting it in every turn costs a system call per turn.
+struct Clock {
+    timer: Timer,
+    armed: Option<Instant>,
+    fired: bool,
+    sets: u64,
+    /// What the endpoint asked for in the last turn.
+    due: Option<Instant>,
 }
 
 impl<A: App, I: Io> Pump<A, I> {
@@ -121,48 +170,106 @@ impl<A: App, I: Io> Pump<A, I> {
         app: A,
         options: PumpOptions,
     ) -> io::Result<Self> {
-        let _ = options;
-        let _ = Self { endpoint, io, app };
-        unimplemented!()
+        let mut links = Links::default();
+        links.sync(&io);
+        Ok(Self {
+            endpoint,
+            io,
+            app,
+            counters: PumpCounters::default(),
+            links,
+            sender: Sender::new(&options),
+            received: BytesMut::new(),
+            read: vec![0; TUN_READ].into_boxed_slice(),
+            batch: TunBatch::default(),
+            inbox: Inbox::new()?,
+            inbox_ready: true,
+            clock: Clock {
+                timer: Timer::new()?,
+                armed: None,
+                fired: false,
+                sets: 0,
+                due: None,
+            },
+            started: false,
+            stop: false,
+            stopped: false,
+            options,
+        })
     }
 
     /// A way into the loop for other threads.
     #[must_use]
     pub fn controller(&self) -> Controller<A::Message> {
-        unimplemented!()
+        self.inbox.controller()
     }
 
     /// Everything there is to wait for: sockets, devices, the timer and the control channel.
     pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
-        std::iter::empty()
+        self.links.sources().chain([Source::Timer, Source::Control])
     }
 
     /// What of `source` is to be waited for now. Nothing, where the pump already knows it is ready.
     #[must_use]
     pub fn interest(&self, source: Source) -> Interest {
-        let _ = source;
-        unimplemented!()
+        match source {
+            Source::Timer if self.clock.fired => Interest::default(),
+            Source::Control if self.inbox_ready => Interest::default(),
+            Source::Timer | Source::Control => Interest::READ,
+            Source::Socket(_) | Source::Port(_) => self.links.interest(source),
+        }
     }
 
     /// Says that a source is ready.
     pub fn ready(&mut self, source: Source, ready: Interest) {
-        let _ = (source, ready);
-        unimplemented!()
+        match source {
+            Source::Timer => self.clock.fired |= ready.read,
+            Source::Control => self.inbox_ready |= ready.read,
+            Source::Socket(_) | Source::Port(_) => self.links.ready(source, ready),
+        }
     }
 
-    /// One turn: takes what waits (bounded), does what is due, sends and writes what there is.
+    /// One turn: takes what waits (bounded), does what is due, sends and writes what there is. `now`
+    /// must not go back.
     ///
     /// # Errors
     /// [`Error::Timer`] only.
     pub fn turn(&mut self, now: Instant) -> Result<TurnReport, Error> {
-        let _ = now;
-        unimplemented!()
+        self.counters.turns += 1;
+        let mut sources_changed = self.links.sync(&self.io);
+        if !self.started {
+            self.started = true;
+            sources_changed = true;
+            self.with_app(now, |app, cx| app.start(cx));
+        }
+        let mut again = self.messages(now);
+        again |= self.receive(now);
+        again |= self.read(now);
+        self.timeouts(now);
+        again |= self.output(now);
+        sources_changed |= self.links.sync(&self.io);
+        if self.stop && !self.stopped {
+            self.stopped = true;
+            self.output_for(now, LAST_SENDS);
+        }
+        let deadline = self.deadline(now);
+        again |= deadline.is_some_and(|deadline| deadline <= now);
+        if !again && !self.stopped {
+            self.clock.arm(now, deadline).map_err(Error::Timer)?;
+            self.counters.timer_sets = self.clock.sets;
+        }
+        Ok(TurnReport {
+            again,
+            stopped: self.stopped,
+            sources_changed,
+            deadline,
+        })
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> &PumpCounters {
-        unimplemented!()
+        &self.counters
     }
 
     /// The endpoint.
@@ -191,7 +298,204 @@ impl<A: App, I: Io> Pump<A, I> {
     /// Takes the pump apart.
     #[must_use]
     pub fn into_parts(self) -> (Endpoint, I, A) {
-        unimplemented!()
+        (self.endpoint, self.io, self.app)
+    }
+
+    fn with_app<T>(&mut self, now: Instant, call: impl FnOnce(&mut A, &mut Cx<'_>) -> T) -> T {
+        let mut cx = Cx {
+            now,
+            endpoint: &mut self.endpoint,
+            sockets: &mut self.io,
+            stop: &mut self.stop,
+        };
+        call(&mut self.app, &mut cx)
+    }
+
+    fn messages(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.inbox_ready) {
+            self.stop |= self.inbox.collect();
+        }
+        for _ in 0..self.options.events {
+            let Some(message) = self.inbox.next() else {
+                break;
+            };
+            self.counters.messages += 1;
+            self.with_app(now, |app, cx| app.on_message(cx, message));
+        }
+        !self.inbox.is_empty()
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut again = false;
+        for link in &mut self.links.sockets {
+            let mut failures = 0;
+            for _ in 0..self.options.receives {
+                if !link.readable {
+                    break;
+                }
+                if self.received.len() < UDP_BATCH {
+                    // Cleared bytes, not uninitialised ones: the price is a `memset` per buffer, not
+                    // per receive.
+                    self.received.clear();
+                    self.received.reserve(RECEIVE_BUFFER);
+                    self.received.resize(RECEIVE_BUFFER, 0);
+                }
+                match self.io.try_recv(link.id, &mut self.received) {
+                    Ok((meta, length)) => {
+                        failures = 0;
+                        self.counters.receives += 1;
+                        let data = self.received.split_to(length.min(self.received.len()));
+                        // Nobody has port 0: an answer would fail as if GSO did.
+                        if meta.remote.port() != 0 && !data.is_empty() {
+                            self.endpoint.handle_udp(now, meta, data);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        // What ICMP has told about an earlier send, for instance.
+                        tracing::debug!(socket = link.id.0, %error, "UDP receive");
+                        self.counters.receive_errors += 1;
+                        failures += 1;
+                        link.readable = failures < FAILURES;
+                    }
+                }
+            }
+            again |= link.readable;
+        }
+        again
+    }
+
+    fn read(&mut self, now: Instant) -> bool {
+        let mut again = false;
+        for index in 0..self.links.ports.len() {
+            let mut lost = None;
+            let link = &mut self.links.ports[index];
+            let port = link.id;
+            for _ in 0..self.options.reads {
+                if !link.readable {
+                    break;
+                }
+                match self.io.try_read_tun(port, &mut self.read) {
+                    Ok((header, range)) => {
+                        self.counters.reads += 1;
+                        if let Some(packet) = self.read.get(range).filter(|data| !data.is_empty()) {
+                            let _ = self.endpoint.handle_tun(now, port, header, packet);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        link.readable = false;
+                        link.lost = true;
+                        self.counters.writes_dropped += link.waiting.len() as u64;
+                        link.waiting.clear();
+                        lost = Some(error);
+                    }
+                }
+            }
+            again |= link.readable;
+            if let Some(error) = lost {
+                self.with_app(now, |app, cx| app.on_port_lost(cx, port, &error));
+            }
+        }
+        again
+    }
+
+    fn timeouts(&mut self, now: Instant) {
+        // Output that cannot leave hides the endpoint's timers.
+        if self.clock.due.is_some_and(|due| due <= now) || self.sender.is_blocked() {
+            self.endpoint.handle_timeout(now);
+        }
+        if self.app.deadline().is_some_and(|deadline| deadline <= now) {
+            self.with_app(now, |app, cx| app.on_deadline(cx));
+        }
+    }
+
+    fn output(&mut self, now: Instant) -> bool {
+        self.output_for(now, self.options.sends)
+    }
+
+    /// Writes, sends and tells; `true` if there is more than a turn may do.
+    fn output_for(&mut self, now: Instant, mut sends: usize) -> bool {
+        for _ in 0..PASSES {
+            self.links.sync(&self.io);
+            self.write_frames();
+            let more = self.send_datagrams(now, &mut sends);
+            let events = self.tell_events(now);
+            if more {
+                return true;
+            }
+            if events == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn write_frames(&mut self) {
+        writer::resume(&mut self.io, &mut self.links, &mut self.counters);
+        while self.endpoint.poll_tun(&mut self.batch) {
+            writer::write(
+                &mut self.batch,
+                self.options.waiting_frames,
+                &mut self.io,
+                &mut self.links,
+                &mut self.counters,
+            );
+        }
+    }
+
+    fn send_datagrams(&mut self, now: Instant, sends: &mut usize) -> bool {
+        let Self {
+            endpoint,
+            io,
+            links,
+            sender,
+            counters,
+            ..
+        } = self;
+        if !sender.resume(io, links, counters, now) {
+            return false;
+        }
+        while *sends > 0 {
+            *sends -= 1;
+            let segments =
+                NonZeroUsize::new(sender.max_segments(io, links)).unwrap_or(NonZeroUsize::MIN);
+            sender.buffer.clear();
+            let Some(transmit) = endpoint.poll_transmit(now, segments, &mut sender.buffer) else {
+                return false;
+            };
+            if !sender.send(transmit, io, links, counters, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn tell_events(&mut self, now: Instant) -> usize {
+        for told in 0..self.options.events {
+            let Some(event) = self.endpoint.poll_event() else {
+                return told;
+            };
+            self.with_app(now, |app, cx| app.on_event(cx, event));
+        }
+        self.options.events
+    }
+
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let endpoint = self.endpoint.poll_timeout().map(|deadline| {
+            if deadline.reason == TimerReason::QueuedOutput && self.sender.is_blocked() {
+                now + BLOCKED_TICK
+            } else {
+                deadline.at
+            }
+        });
+        self.clock.due = endpoint;
+        match (endpoint, self.app.deadline()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
     }
 }
 
@@ -199,7 +503,31 @@ impl<A: App, I: Descriptors> Pump<A, I> {
     /// The descriptor to wait on for `source`.
     #[must_use]
     pub fn descriptor(&self, source: Source) -> Option<BorrowedFd<'_>> {
-        let _ = source;
-        unimplemented!()
+        match source {
+            Source::Timer => Some(self.clock.timer.as_fd()),
+            Source::Control => Some(self.inbox.as_fd()),
+            Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
+        }
     }
 }
+
+impl Clock {
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<()> {
+        let passed = self.fired || self.armed.is_some_and(|armed| armed <= now);
+        let sooner = match (self.armed, deadline) {
+            (Some(armed), Some(deadline)) => deadline < armed,
+            (None, deadline) => deadline.is_some(),
+            (Some(_), None) => false,
+        };
+        if passed || sooner {
+            self.timer.set(deadline)?;
+            self.sets += 1;
+            self.armed = deadline;
+            self.fired = false;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,18 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+use socket2::{Domain, Protocol, Socket, Type};
+
 /// How a UDP socket is set up.
+///
+/// ```
+/// use masque_adapter_kit::UdpConfig;
+///
+/// let socket = UdpConfig::new("127.0.0.1:0".parse()?).bind()?;
+/// assert_ne!(socket.local_addr()?.port(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct UdpConfig {
     /// The address to bind to; port 0 takes any. `[::]` takes IPv4 as well.
@@ -39,6 +50,31 @@ impl UdpConfig {
     /// # Errors
     /// What the system says; a mark or an interface that cannot be set is an error.
     pub fn bind(&self) -> io::Result<UdpSocket> {
-        unimplemented!()
+        let socket = Socket::new(
+            Domain::for_address(self.local),
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )?;
+        if self.local.is_ipv6() {
+            socket.set_only_v6(!self.local.ip().is_unspecified())?;
+        }
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
+        if let Some(interface) = &self.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        // Beyond the system's limit where we may, up to it where not.
+        if set_socket_recv_buffer_size_force(&socket, self.receive_buffer).is_err() {
+            let _ = socket.set_recv_buffer_size(self.receive_buffer);
+        }
+        if set_socket_send_buffer_size_force(&socket, self.send_buffer).is_err() {
+            let _ = socket.set_send_buffer_size(self.send_buffer);
+        }
+        socket.bind(&self.local.into())?;
+        Ok(socket.into())
     }
 }
