@@ -84,10 +84,16 @@ fn server(source: &Source) -> Result<Vec<Finding>, Failure> {
             findings.push(forwarding(v6));
         }
     }
-    findings.push(nft(Finding::Problem(
-        Exit::Host,
-        "the program `nft` is missing or does not run; the server needs it to protect this host: install nftables".to_owned(),
-    )));
+    if settings.firewall {
+        findings.push(nft(Finding::Problem(
+            Exit::Host,
+            "the program `nft` is missing or does not run; the server needs it to protect this host: install nftables".to_owned(),
+        )));
+    } else {
+        findings.push(Finding::Warning(
+            "firewall = false: nothing keeps clients from this host but your own rules".to_owned(),
+        ));
+    }
     findings.push(folder(&settings.state_dir));
     findings.push(buffers(&settings.transport));
     Ok(findings)

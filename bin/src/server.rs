@@ -75,9 +75,14 @@ fn install(host: &mut HostNet, settings: &ServerSettings, tun: &str) -> Result<(
         .map_err(failed)?;
     host.replace_routes(tun, Table::MAIN, &client_networks(settings))
         .map_err(failed)?;
+    if !settings.firewall {
+        tracing::warn!("firewall = false: forwarding and packet filtering are left to you");
+        return Ok(());
+    }
     let access = &settings.access;
     host.install_server(&ServerNet {
         nat: settings.nat,
+        inbound: settings.inbound,
         tun_to_tun: access.client_to_client,
         gateway: match access.gateway {
             true => GatewayAccess::Open,

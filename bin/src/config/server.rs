@@ -47,8 +47,14 @@ pub struct ServerFile {
     #[serde(default)]
     pub deny: Vec<Spanned<Prefix>>,
     /// Whether to translate client addresses to the server's own (nftables).
+    #[serde(default = "no")]
+    pub nat: Spanned<bool>,
+    /// Whether hosts beyond the server may open connections to clients.
     #[serde(default)]
-    pub nat: bool,
+    pub allow_inbound: bool,
+    /// Whether to set up forwarding and the packet filter; `false` leaves both to the operator.
+    #[serde(default = "yes")]
+    pub firewall: bool,
     /// Where leases and the reset secret are kept.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
@@ -125,6 +131,10 @@ pub struct ServerSettings {
     pub access: Access,
     /// Whether to translate addresses.
     pub nat: bool,
+    /// Whether hosts beyond the server may open connections to clients.
+    pub inbound: bool,
+    /// Whether to set up forwarding and the packet filter.
+    pub firewall: bool,
     /// Where leases and the reset secret are kept.
     pub state_dir: PathBuf,
     /// The device.
@@ -140,6 +150,14 @@ pub struct ServerSettings {
 fn default_listen() -> Spanned<Vec<Spanned<SocketAddr>>> {
     let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 443));
     Spanned::new(0..0, vec![Spanned::new(0..0, any)])
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn no() -> Spanned<bool> {
+    Spanned::new(0..0, false)
 }
 
 fn default_state_dir() -> PathBuf {
@@ -165,6 +183,9 @@ impl ServerFile {
     pub fn validate(mut self, source: &Source) -> Result<ServerSettings, Failure> {
         self.tun.validate(source)?;
         let profile = self.transport.profile(source)?;
+        if *self.nat.get_ref() && !self.firewall {
+            return Err(source.fault(&self.nat, "nat = true needs firewall = true"));
+        }
         let listen = listen(source, &self.listen)?;
         let (pools, gateways) = pools(source, &self.pools)?;
         let statics = statics(source, &self.clients, &gateways)?;
@@ -196,7 +217,9 @@ impl ServerFile {
             routes,
             statics,
             access,
-            nat: self.nat,
+            nat: self.nat.into_inner(),
+            inbound: self.allow_inbound,
+            firewall: self.firewall,
             state_dir,
             tun: self.tun,
             limits,
