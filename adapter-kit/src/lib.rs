@@ -20,6 +20,8 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod control;
 mod error;
 pub mod io;

@@ -6,7 +6,7 @@ mod writer;
 
 use std::io::{self, ErrorKind};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -508,6 +508,17 @@ impl<A: App, I: Descriptors> Pump<A, I> {
             Source::Control => Some(self.inbox.as_fd()),
             Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
         }
+    }
+
+    /// A descriptor of the adapter's own for `source`, to register and to close when it likes: the
+    /// pump's own may be closed, and its number given to another, before the adapter hears of it.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` if there is no such source.
+    pub fn duplicate(&self, source: Source) -> io::Result<OwnedFd> {
+        self.descriptor(source)
+            .ok_or(ErrorKind::NotFound)?
+            .try_clone_to_owned()
     }
 }
 
