@@ -148,7 +148,8 @@ pub fn port_config(offload: Offload, mtu: u32, addresses: Vec<std::net::IpAddr>)
 /// No randomness, or no descriptors left.
 pub fn pump<A: App>(config: Config, io: SystemIo, app: A) -> Result<Pump<A>, Failure> {
     let entropy = Entropy::from_seed(tls::random_seed()?);
-    let endpoint = Endpoint::new(Instant::now(), SystemTime::now(), config, entropy);
+    let endpoint = Endpoint::new(Instant::now(), SystemTime::now(), config, entropy)
+        .map_err(|error| Failure::config(format!("the configuration cannot be used: {error}")))?;
     Pump::with_options(endpoint, io, app, PumpOptions::default())
         .map_err(|error| Failure::system("cannot set up the loop", &error))
 }
