@@ -1,16 +1,18 @@
 //! Host networking against the real kernel. Each test runs again as a child process in a network namespace of its
 //! own, so that nothing of it reaches the machine, and a crash can be a real one.
 
+#[path = "host_netns/filters.rs"]
+mod filters;
 #[path = "host_netns/world.rs"]
 mod world;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use masque::host::{ClientFilter, GatewayAccess, HostError, HostNet, ServerNet, Table};
+use masque::host::{HostError, HostNet, ServerNet, Table};
 use masque_core::wire::prefix::IpPrefix;
-use serde_json::{Value, json};
-use world::{Namespace, World, inside, nft_ruleset, run, settle, sysctl};
+use serde_json::Value;
+use world::{World, inside, nft_ruleset, run, sysctl};
 
 const MARK: u32 = 0x4d51;
 const TABLE: Table = Table(7_777);
@@ -62,7 +64,7 @@ fn chain(table: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn addresses_change_by_the_difference_and_others_stay() {
-    inside("addresses_change_by_the_difference_and_others_stay", || {
+    inside(|| {
         let world = World::new();
         run(&["ip", "address", "add", "192.0.2.9/24", "dev", "tun0"]);
         let before = world.snapshot();
@@ -125,24 +127,21 @@ fn addresses_change_by_the_difference_and_others_stay() {
 
 #[test]
 fn removing_an_address_brings_back_what_the_kernel_takes_with_it() {
-    inside(
-        "removing_an_address_brings_back_what_the_kernel_takes_with_it",
-        || {
-            let world = World::new();
-            let mut host = world.open("one");
-            // The second is secondary to the first, and vanishes with it.
-            host.replace_addresses("tun0", &nets(&["10.1.0.2/24", "10.1.0.3/24"]))
-                .unwrap();
-            host.replace_addresses("tun0", &nets(&["10.1.0.3/24"]))
-                .unwrap();
-            assert_eq!(host.addresses("tun0").unwrap(), nets(&["10.1.0.3/24"]));
-        },
-    );
+    inside(|| {
+        let world = World::new();
+        let mut host = world.open("one");
+        // The second is secondary to the first, and vanishes with it.
+        host.replace_addresses("tun0", &nets(&["10.1.0.2/24", "10.1.0.3/24"]))
+            .unwrap();
+        host.replace_addresses("tun0", &nets(&["10.1.0.3/24"]))
+            .unwrap();
+        assert_eq!(host.addresses("tun0").unwrap(), nets(&["10.1.0.3/24"]));
+    });
 }
 
 #[test]
 fn routes_change_by_the_difference_and_others_stay() {
-    inside("routes_change_by_the_difference_and_others_stay", || {
+    inside(|| {
         let world = World::new();
         let table = TABLE.0.to_string();
         run(&[
@@ -213,261 +212,63 @@ fn routes_change_by_the_difference_and_others_stay() {
 
 #[test]
 fn marked_packets_pass_by_the_tunnel_and_all_others_through_it() {
-    inside(
-        "marked_packets_pass_by_the_tunnel_and_all_others_through_it",
-        || {
-            let world = World::new();
-            world.uplink();
-            run(&[
-                "ip",
-                "rule",
-                "add",
-                "from",
-                "203.0.113.1",
-                "lookup",
-                "5",
-                "priority",
-                "30000",
-            ]);
-            let before = world.snapshot();
-            let mut host = world.open("one");
-            host.set_up("tun0", Some(1380)).unwrap();
-            host.replace_addresses("tun0", &nets(&["10.1.0.2/32", "2001:db8:1::2/128"]))
-                .unwrap();
-            host.replace_routes("tun0", TABLE, &prefixes(&["0.0.0.0/0", "::/0"]))
-                .unwrap();
-            host.install_client_rules(MARK, TABLE).unwrap();
-            for (far, near, gateway) in [
-                ("198.51.100.1", "192.0.2.77", "192.0.2.1"),
-                ("2001:db8:f::1", "2001:db8:2::77", "2001:db8:2::1"),
-            ] {
-                let through = host.way_to(ip(far), None).unwrap();
-                assert_eq!((through.link.as_str(), through.mtu), ("tun0", 1380));
-                let around = host.way_to(ip(far), Some(MARK)).unwrap();
-                assert_eq!((around.link.as_str(), around.mtu), ("eth0", 1500));
-                assert_eq!(around.gateway, Some(ip(gateway)));
-                assert_eq!(host.way_to(ip(near), None).unwrap().link, "eth0");
-            }
-            assert_eq!(sysctl("net/ipv4/conf/all/src_valid_mark"), "1");
-            // Installed again with another mark, the old rules are gone.
-            host.install_client_rules(MARK + 1, TABLE).unwrap();
-            assert_eq!(
-                host.way_to(ip("198.51.100.1"), Some(MARK)).unwrap().link,
-                "tun0"
-            );
-            let rules = run(&["ip", "rule"]) + &run(&["ip", "-6", "rule"]);
-            assert_eq!(
-                rules.matches("suppress_prefixlength 0").count(),
-                2,
-                "{rules}"
-            );
-
-            host.undo_all().unwrap();
-            before.assert_is(&world.snapshot(), "all is as it was");
-            let none = host.install_client_rules(0, TABLE).unwrap_err();
-            assert!(matches!(none, HostError::Unsupported { .. }), "{none}");
-        },
-    );
-}
-
-#[test]
-fn the_clients_filter_guards_its_addresses() {
-    inside("the_clients_filter_guards_its_addresses", || {
+    inside(|| {
         let world = World::new();
+        world.uplink();
+        run(&[
+            "ip",
+            "rule",
+            "add",
+            "from",
+            "203.0.113.1",
+            "lookup",
+            "5",
+            "priority",
+            "30000",
+        ]);
         let before = world.snapshot();
         let mut host = world.open("one");
-        let mut filter = ClientFilter {
-            tun: "tun0".into(),
-            fwmark: MARK,
-            addresses: nets(&["10.1.0.9/32"]),
-        };
-        host.install_client_filter(&filter).unwrap();
-        filter.addresses = nets(&["10.1.0.2/32", "10.1.0.3/24", "2001:db8::2/128"]);
-        host.install_client_filter(&filter).unwrap();
-        let guard = chain("masque-one", "preraw");
-        assert_eq!(guard.len(), 2, "{guard:?}");
-        for part in ["tun0", "10.1.0.2", "10.1.0.3", "fib", "local", "drop"] {
-            assert!(guard[0].contains(part), "{part}: {}", guard[0]);
+        host.set_up("tun0", Some(1380)).unwrap();
+        host.replace_addresses("tun0", &nets(&["10.1.0.2/32", "2001:db8:1::2/128"]))
+            .unwrap();
+        host.replace_routes("tun0", TABLE, &prefixes(&["0.0.0.0/0", "::/0"]))
+            .unwrap();
+        host.install_client_rules(MARK, TABLE).unwrap();
+        for (far, near, gateway) in [
+            ("198.51.100.1", "192.0.2.77", "192.0.2.1"),
+            ("2001:db8:f::1", "2001:db8:2::77", "2001:db8:2::1"),
+        ] {
+            let through = host.way_to(ip(far), None).unwrap();
+            assert_eq!((through.link.as_str(), through.mtu), ("tun0", 1380));
+            let around = host.way_to(ip(far), Some(MARK)).unwrap();
+            assert_eq!((around.link.as_str(), around.mtu), ("eth0", 1500));
+            assert_eq!(around.gateway, Some(ip(gateway)));
+            assert_eq!(host.way_to(ip(near), None).unwrap().link, "eth0");
         }
-        assert!(!guard[0].contains("10.1.0.9"));
-        assert!(guard[1].contains("2001:db8::2"), "{}", guard[1]);
-        let mark = MARK.to_string();
-        for name in ["premangle", "postmangle"] {
-            let rules = chain("masque-one", name);
-            assert_eq!(rules.len(), 1);
-            assert!(
-                rules[0].contains("mangle") && rules[0].contains(&mark),
-                "{rules:?}"
-            );
-        }
+        assert_eq!(sysctl("net/ipv4/conf/all/src_valid_mark"), "1");
+        // Installed again with another mark, the old rules are gone.
+        host.install_client_rules(MARK + 1, TABLE).unwrap();
+        assert_eq!(
+            host.way_to(ip("198.51.100.1"), Some(MARK)).unwrap().link,
+            "tun0"
+        );
+        let rules = run(&["ip", "rule"]) + &run(&["ip", "-6", "rule"]);
+        assert_eq!(
+            rules.matches("suppress_prefixlength 0").count(),
+            2,
+            "{rules}"
+        );
+
         host.undo_all().unwrap();
         before.assert_is(&world.snapshot(), "all is as it was");
+        let none = host.install_client_rules(0, TABLE).unwrap_err();
+        assert!(matches!(none, HostError::Unsupported { .. }), "{none}");
     });
 }
 
 #[test]
-fn packets_to_tunnel_addresses_from_elsewhere_are_dropped() {
-    inside(
-        "packets_to_tunnel_addresses_from_elsewhere_are_dropped",
-        || {
-            let world = World::new();
-            let mut host = world.open("one");
-            let neighbour = Namespace::new();
-            host.create_veth("lan0", "lan1").unwrap();
-            host.move_to_process("lan1", neighbour.pid()).unwrap();
-            host.set_up("lan0", None).unwrap();
-            host.set_up("lo", None).unwrap();
-            run(&["ip", "address", "add", "10.5.0.1/24", "dev", "lan0"]);
-            neighbour.run(&["ip", "address", "add", "10.5.0.2/24", "dev", "lan1"]);
-            neighbour.run(&["ip", "link", "set", "lan1", "up"]);
-            settle(&["lan0"], run);
-            neighbour.run(&["ip", "route", "add", "10.1.0.2", "via", "10.5.0.1"]);
-            host.replace_addresses("tun0", &nets(&["10.1.0.2/32"]))
-                .unwrap();
-            assert!(neighbour.reaches("10.1.0.2"), "the way exists");
-            host.install_client_filter(&ClientFilter {
-                tun: "tun0".into(),
-                fwmark: MARK,
-                addresses: nets(&["10.1.0.2/32"]),
-            })
-            .unwrap();
-            assert!(!neighbour.reaches("10.1.0.2"), "and is closed");
-            assert!(neighbour.reaches("10.5.0.1"), "and only that one");
-            run(&["ping", "-c", "1", "-W", "1", "10.1.0.2"]);
-        },
-    );
-}
-
-#[test]
-fn a_servers_filter_and_forwarding_are_complete_and_undone() {
-    inside(
-        "a_servers_filter_and_forwarding_are_complete_and_undone",
-        || {
-            let world = World::new();
-            // Values that the kernel overwrites by itself when forwarding changes.
-            world.set("net/ipv4/conf/all/accept_redirects", "0");
-            world.set("net/ipv6/conf/tun0/forwarding", "1");
-            let before = world.snapshot();
-            let mut host = world.open("one");
-            let pools = ["10.8.0.0/24", "10.9.0.0/24", "10.9.0.0/25", "fd00:8::/64"];
-            let mut server = ServerNet::new("tun0", prefixes(&pools));
-            server.nat = true;
-            server.egress = vec!["eth0".into()];
-            host.install_server(&server).unwrap();
-            assert_eq!(sysctl("net/ipv4/ip_forward"), "1");
-            assert_eq!(sysctl("net/ipv6/conf/all/forwarding"), "1");
-            let nat = chain("masque-one", "postrouting");
-            assert_eq!(nat.len(), 2, "{nat:?}");
-            assert!(
-                nat[0].contains("10.8.0.0") && nat[0].contains("10.9.0.0"),
-                "{}",
-                nat[0]
-            );
-            assert!(nat[1].contains("fd00:8::"), "{}", nat[1]);
-            assert!(nat.iter().all(|rule| rule.contains("masquerade")));
-            let forward = chain("masque-one", "forward");
-            assert_eq!(forward.len(), 7, "{forward:?}");
-            assert!(forward[0].contains("169.254.0.0"));
-            assert!(forward[1].contains("fe80::"));
-            assert_eq!(chain("masque-one", "input").len(), 2);
-
-            // Everything allowed is a smaller table, not a second one.
-            server.nat = false;
-            server.tun_to_tun = true;
-            server.inbound = true;
-            server.egress.clear();
-            server.clamp_mss = false;
-            server.gateway = GatewayAccess::Open;
-            host.install_server(&server).unwrap();
-            assert_eq!(chain("masque-one", "forward").len(), 2);
-            assert!(chain("masque-one", "input").is_empty());
-            assert!(chain("masque-one", "postrouting").is_empty());
-
-            host.undo_all().unwrap();
-            before.assert_is(&world.snapshot(), "all is as it was");
-        },
-    );
-}
-
-#[test]
-fn clients_reach_what_the_server_allows_and_nothing_else() {
-    inside(
-        "clients_reach_what_the_server_allows_and_nothing_else",
-        || {
-            let world = World::new();
-            let mut host = world.open("one");
-            // A veth stands for the tunnel: to the filter it is a name.
-            let (client, outside) = (Namespace::new(), Namespace::new());
-            for (here, there, peer) in [("vpn0", "cl0", &client), ("wan0", "out0", &outside)] {
-                host.create_veth(here, there).unwrap();
-                host.move_to_process(there, peer.pid()).unwrap();
-                host.set_up(here, None).unwrap();
-                peer.run(&["ip", "link", "set", there, "up"]);
-                settle(&[here], run);
-                settle(&[there], |command| peer.run(command));
-                peer.run(&["ip", "link", "set", "lo", "up"]);
-            }
-            for (version, gateway, inner, wan, far) in [
-                (
-                    "-4",
-                    "10.8.0.1/24",
-                    "10.8.0.2/24",
-                    "192.0.2.1/24",
-                    "192.0.2.2/24",
-                ),
-                (
-                    "-6",
-                    "fd00:8::1/64",
-                    "fd00:8::2/64",
-                    "2001:db8:2::1/64",
-                    "2001:db8:2::2/64",
-                ),
-            ] {
-                run(&["ip", version, "address", "add", gateway, "dev", "vpn0"]);
-                client.run(&["ip", version, "address", "add", inner, "dev", "cl0"]);
-                let router = gateway.split('/').next().unwrap();
-                client.run(&["ip", version, "route", "add", "default", "via", router]);
-                run(&["ip", version, "address", "add", wan, "dev", "wan0"]);
-                outside.run(&["ip", version, "address", "add", far, "dev", "out0"]);
-            }
-            let mut server = ServerNet::new("vpn0", prefixes(&["10.8.0.0/24", "fd00:8::/64"]));
-            server.nat = true;
-            host.install_server(&server).unwrap();
-            // The outside has no route back: only with NAT does an answer come.
-            assert!(client.reaches("192.0.2.2"), "NAT over IPv4");
-            assert!(client.reaches("2001:db8:2::2"), "NAT over IPv6");
-            assert!(!client.reaches("10.8.0.1"), "the host is closed");
-            assert!(!client.reaches("192.0.2.1"), "on all of its addresses");
-            assert!(!client.reaches("fd00:8::1"));
-            run(&["ping", "-c", "1", "-W", "1", "10.8.0.2"]);
-
-            server.gateway = GatewayAccess::Ping;
-            server.nat = false;
-            host.install_server(&server).unwrap();
-            assert!(client.reaches("10.8.0.1"), "the host may be pinged");
-            assert!(client.reaches("fd00:8::1"));
-            assert!(
-                !client.reaches("192.0.2.2"),
-                "without NAT there is no way back"
-            );
-
-            outside.run(&["ip", "route", "add", "10.8.0.0/24", "via", "192.0.2.1"]);
-            assert!(client.reaches("192.0.2.2"), "routed");
-            assert!(!outside.reaches("10.8.0.2"), "nothing comes in");
-            server.inbound = true;
-            host.install_server(&server).unwrap();
-            assert!(outside.reaches("10.8.0.2"), "unless allowed");
-
-            server.egress = vec!["eth0".into()];
-            host.install_server(&server).unwrap();
-            assert!(!client.reaches("192.0.2.2"), "by another interface only");
-        },
-    );
-}
-
-#[test]
 fn a_killed_process_is_cleaned_up_at_the_next_start() {
-    inside("a_killed_process_is_cleaned_up_at_the_next_start", || {
+    inside(|| {
         if let Some(directory) = world::victim() {
             let mut host = HostNet::open("one", Some(&directory)).unwrap();
             change_everything(&mut host, "tun0", TABLE);
@@ -475,7 +276,7 @@ fn a_killed_process_is_cleaned_up_at_the_next_start() {
         }
         let world = World::new();
         let before = world.snapshot();
-        world.kill_a_victim("a_killed_process_is_cleaned_up_at_the_next_start");
+        world.kill_a_victim();
         let crashed = world.snapshot();
         assert!(crashed != before, "the victim left something");
 
@@ -496,22 +297,19 @@ fn a_killed_process_is_cleaned_up_at_the_next_start() {
 
 #[test]
 fn a_packet_filter_is_found_by_its_name_when_the_journal_is_lost() {
-    inside(
-        "a_packet_filter_is_found_by_its_name_when_the_journal_is_lost",
-        || {
-            let world = World::new();
-            run(&["nft", "add", "table", "inet", "masque-two"]);
-            let before = world.snapshot();
-            run(&["nft", "add", "table", "inet", "masque-one"]);
-            assert_eq!(world.open("one").cleanup_stale().unwrap().len(), 1);
-            before.assert_is(&world.snapshot(), "all is as it was");
-        },
-    );
+    inside(|| {
+        let world = World::new();
+        run(&["nft", "add", "table", "inet", "masque-two"]);
+        let before = world.snapshot();
+        run(&["nft", "add", "table", "inet", "masque-one"]);
+        assert_eq!(world.open("one").cleanup_stale().unwrap().len(), 1);
+        before.assert_is(&world.snapshot(), "all is as it was");
+    });
 }
 
 #[test]
 fn two_instances_do_not_take_from_each_other() {
-    inside("two_instances_do_not_take_from_each_other", || {
+    inside(|| {
         let world = World::new();
         let before = world.snapshot();
         let mut one = world.open("one");
@@ -567,7 +365,7 @@ fn change_everything(host: &mut HostNet, tun: &str, table: Table) {
 
 #[test]
 fn a_link_gets_its_state_back_and_made_links_go() {
-    inside("a_link_gets_its_state_back_and_made_links_go", || {
+    inside(|| {
         let world = World::new();
         run(&["ip", "link", "set", "tun1", "down", "mtu", "1450"]);
         let before = world.snapshot();
@@ -589,7 +387,7 @@ fn a_link_gets_its_state_back_and_made_links_go() {
 
 #[test]
 fn connected_networks_are_the_local_ones() {
-    inside("connected_networks_are_the_local_ones", || {
+    inside(|| {
         let world = World::new();
         world.uplink();
         run(&["ip", "address", "add", "169.254.3.3/16", "dev", "eth0"]);
@@ -613,7 +411,7 @@ fn connected_networks_are_the_local_ones() {
 
 #[test]
 fn a_missing_link_is_named_and_changes_nothing() {
-    inside("a_missing_link_is_named_and_changes_nothing", || {
+    inside(|| {
         let world = World::new();
         let before = world.snapshot();
         let mut host = world.open("one");
@@ -643,7 +441,7 @@ fn a_missing_link_is_named_and_changes_nothing() {
 
 #[test]
 fn without_privileges_every_change_is_refused_as_such() {
-    inside("without_privileges_every_change_is_refused_as_such", || {
+    inside(|| {
         if let Some(directory) = world::victim() {
             let mut host = HostNet::open("one", Some(&directory)).unwrap();
             let filter = ServerNet::new("tun0", prefixes(&["10.8.0.0/24"]));
@@ -667,7 +465,25 @@ fn without_privileges_every_change_is_refused_as_such() {
         }
         let world = World::new();
         let before = world.snapshot();
-        world.without_privileges("without_privileges_every_change_is_refused_as_such");
+        world.without_privileges();
+        before.assert_is(&world.snapshot(), "all is as it was");
+    });
+}
+
+#[test]
+fn an_ipv6_address_where_ipv6_is_off_is_unsupported() {
+    inside(|| {
+        let world = World::new();
+        world.set("net/ipv6/conf/tun1/disable_ipv6", "1");
+        let before = world.snapshot();
+        let mut host = world.open("one");
+        let own = nets(&["10.1.0.2/32", "2001:db8::2/128"]);
+        let error = host.replace_addresses("tun1", &own).unwrap_err();
+        assert!(matches!(error, HostError::Unsupported { .. }), "{error}");
+        assert!(!error.is_permission());
+        let given = host.addresses("tun1").unwrap();
+        assert_eq!(given, nets(&["10.1.0.2/32"]), "IPv4 is not held up");
+        drop(host);
         before.assert_is(&world.snapshot(), "all is as it was");
     });
 }
@@ -680,8 +496,5 @@ fn an_instance_name_is_one_word() {
         let error = HostNet::open(name, Some(directory.path())).unwrap_err();
         assert!(matches!(error, HostError::InstanceName { .. }), "{name}");
     }
-    assert_eq!(
-        json!(std::fs::read_dir(directory.path()).unwrap().count()),
-        0
-    );
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -124,7 +124,13 @@ fn start(arguments: &[&str], input: &[u8]) -> io::Result<Output> {
             .stderr(Stdio::piped())
             .spawn();
         let mut child = match child {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A directory of the search path that may not be read counts as a refusal, too.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ) =>
+            {
                 missing = error;
                 continue;
             }

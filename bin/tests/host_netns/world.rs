@@ -11,29 +11,27 @@ use std::sync::OnceLock;
 use masque::host::HostNet;
 use serde_json::Value;
 
-/// Set in the child that runs a test's body in its own namespace.
+/// Set, to the test's name, in the child that runs its body in its own namespace.
 const INSIDE: &str = "MASQUE_HOST_TEST_INSIDE";
 /// Set, to its state directory, in the grandchild that is killed or has no privileges.
 const VICTIM: &str = "MASQUE_HOST_TEST_VICTIM";
 
 /// Runs `body` in a network namespace of its own, in a process of its own; where that is not
 /// allowed, says so.
-pub fn inside(test: &str, body: fn()) {
+pub(crate) fn inside<F: Fn()>(body: F) {
     static FLAGS: OnceLock<Result<&'static [&'static str], String>> = OnceLock::new();
     if env::var_os(INSIDE).is_some() {
         return body();
     }
+    // The closure's type is named after the function it stands in.
+    let path: Vec<&str> = std::any::type_name::<F>().split("::").collect();
+    let test = &path[1..path.len() - 1].join("::");
     match FLAGS.get_or_init(unshare_flags) {
         Ok(flags) => {
             let mut command = Command::new("unshare");
             command.args(*flags).arg(env::current_exe().unwrap());
-            only(&mut command, test).env(INSIDE, "1");
-            let output = command.output().unwrap();
-            let text = String::from_utf8_lossy(&output.stdout);
-            let errors = String::from_utf8_lossy(&output.stderr);
-            // A misspelt name would run nothing, successfully.
-            let ran = text.contains("1 passed");
-            assert!(output.status.success() && ran, "{text}\n{errors}");
+            only(&mut command, test).env(INSIDE, test);
+            succeed(&mut command);
         }
         Err(why) => {
             // Past the harness, which would swallow it: a skipped test is not a passed one.
@@ -44,6 +42,15 @@ pub fn inside(test: &str, body: fn()) {
 
 fn only<'a>(command: &'a mut Command, test: &str) -> &'a mut Command {
     command.args([test, "--exact", "--nocapture", "--test-threads=1"])
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    // A name that is not found would run nothing, successfully.
+    let ran = text.contains("1 passed");
+    assert!(output.status.success() && ran, "{text}\n{errors}");
 }
 
 fn unshare_flags() -> Result<&'static [&'static str], String> {
@@ -64,19 +71,19 @@ fn unshare_flags() -> Result<&'static [&'static str], String> {
 }
 
 /// In the grandchild: the state directory.
-pub fn victim() -> Option<PathBuf> {
+pub(crate) fn victim() -> Option<PathBuf> {
     env::var_os(VICTIM).map(PathBuf::from)
 }
 
 /// In the grandchild: says that it is ready, and lives until it is killed (or its parent is gone).
-pub fn wait_to_be_killed() -> ! {
+pub(crate) fn wait_to_be_killed() -> ! {
     println!("\nready");
     let _ = io::stdin().read(&mut [0]);
     std::process::abort();
 }
 
 /// Runs a program that must succeed; gives what it printed.
-pub fn run(command: &[&str]) -> String {
+pub(crate) fn run(command: &[&str]) -> String {
     let output = Command::new(command[0])
         .args(&command[1..])
         .output()
@@ -87,24 +94,24 @@ pub fn run(command: &[&str]) -> String {
 }
 
 /// The value of a kernel setting.
-pub fn sysctl(key: &str) -> String {
+pub(crate) fn sysctl(key: &str) -> String {
     let text = fs::read_to_string(Path::new("/proc/sys").join(key)).unwrap();
     text.trim_end().to_owned()
 }
 
 /// The objects of `nft -j list ruleset`.
-pub fn nft_ruleset() -> Vec<Value> {
+pub(crate) fn nft_ruleset() -> Vec<Value> {
     let listing: Value = serde_json::from_str(&run(&["nft", "-j", "list", "ruleset"])).unwrap();
     listing["nftables"].as_array().unwrap().clone()
 }
 
 /// A namespace with two interfaces for tunnels, and a directory for journals.
-pub struct World {
+pub(crate) struct World {
     state: tempfile::TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self {
             state: tempfile::tempdir().unwrap(),
         };
@@ -123,7 +130,7 @@ impl World {
     }
 
     /// Adds eth0 with addresses and default routes.
-    pub fn uplink(&self) {
+    pub(crate) fn uplink(&self) {
         add_link("eth0");
         run(&["ip", "address", "add", "192.0.2.2/24", "dev", "eth0"]);
         run(&["ip", "route", "add", "default", "via", "192.0.2.1"]);
@@ -140,16 +147,16 @@ impl World {
         ]);
     }
 
-    pub fn open(&self, instance: &str) -> HostNet {
+    pub(crate) fn open(&self, instance: &str) -> HostNet {
         HostNet::open(instance, Some(self.state.path())).unwrap()
     }
 
-    pub fn set(&self, key: &str, value: &str) {
+    pub(crate) fn set(&self, key: &str, value: &str) {
         fs::write(Path::new("/proc/sys").join(key), value).unwrap();
     }
 
     /// Everything that could have been changed, as text.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let mut text = String::new();
         for command in [
             &["ip", "-d", "address"][..],
@@ -164,22 +171,30 @@ impl World {
         text += &settings(Path::new("/proc/sys/net/ipv4/conf"));
         text += &settings(Path::new("/proc/sys/net/ipv6/conf"));
         let _ = writeln!(text, "ip_forward {}", sysctl("net/ipv4/ip_forward"));
-        Snapshot {
-            lines: text.lines().map(str::to_owned).collect(),
+        // The carrier follows in its own time, and is nothing that anybody set.
+        for carrier in ["NO-CARRIER,", ",LOWER_UP", ",M-DOWN", " linkdown"] {
+            text = text.replace(carrier, "");
         }
+        let state = |line: &str| match line.split_once(" state ") {
+            Some((front, back)) => front.to_owned() + back.trim_start_matches(char::is_uppercase),
+            None => line.to_owned(),
+        };
+        let mut lines: Vec<String> = text.lines().map(state).collect();
+        lines.sort();
+        Snapshot { lines }
     }
 
     /// The names of the files in the state directory.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name());
         names.map(|name| name.into_string().unwrap()).collect()
     }
 
     /// Runs the test's other half in this namespace, and kills it once it is ready.
-    pub fn kill_a_victim(&self, test: &str) {
+    pub(crate) fn kill_a_victim(&self) {
         let mut command = Command::new(env::current_exe().unwrap());
-        only(&mut command, test).env(VICTIM, self.state.path());
+        only(&mut command, &env::var(INSIDE).unwrap()).env(VICTIM, self.state.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -190,15 +205,21 @@ impl World {
     }
 
     /// Runs the test's other half in this namespace, without privileges over it.
-    pub fn without_privileges(&self, test: &str) {
-        let mut command = Command::new("unshare");
-        command.arg("--user").arg(env::current_exe().unwrap());
-        only(&mut command, test).env(VICTIM, self.state.path());
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let ran = text.contains("1 passed");
-        assert!(output.status.success() && ran, "{text}\n{errors}");
+    pub(crate) fn without_privileges(&self) {
+        self.other_half(&["unshare", "--user"]);
+    }
+
+    /// Runs the test's other half in this namespace, where the program nft is hidden.
+    pub(crate) fn without_nft(&self) {
+        let script = r#"mount -t tmpfs none "$(dirname "$(command -v nft)")" && exec "$0" "$@""#;
+        self.other_half(&["unshare", "--mount", "sh", "-c", script]);
+    }
+
+    fn other_half(&self, wrapper: &[&str]) {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env::current_exe().unwrap());
+        only(&mut command, &env::var(INSIDE).unwrap()).env(VICTIM, self.state.path());
+        succeed(&mut command);
     }
 }
 
@@ -214,7 +235,7 @@ fn add_link(name: &str) {
 }
 
 /// Asks until these interfaces are up: the kernel notices a carrier a little later than it is there.
-pub fn settle(links: &[&str], run: impl Fn(&[&str]) -> String) {
+pub(crate) fn settle(links: &[&str], run: impl Fn(&[&str]) -> String) {
     for link in links {
         let up = |_: &u32| run(&["ip", "link", "show", link]).contains("state UP");
         assert!(
@@ -240,14 +261,14 @@ fn settings(directory: &Path) -> String {
 
 /// The state of a namespace.
 #[derive(PartialEq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     lines: Vec<String>,
 }
 
 impl Snapshot {
     /// Fails, with the lines that differ, unless the namespace is in this state now.
     #[track_caller]
-    pub fn assert_is(&self, now: &Self, what: &str) {
+    pub(crate) fn assert_is(&self, now: &Self, what: &str) {
         let missing = |here: &Self, there: &Self, sign| {
             let lines = here.lines.iter();
             let alone = lines.filter(|line| !there.lines.contains(line));
@@ -260,15 +281,16 @@ impl Snapshot {
 }
 
 /// A second network namespace, held by a process that does nothing.
-pub struct Namespace {
+pub(crate) struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    pub fn new() -> Self {
-        // It says when it is in there, and ends with its standard input.
+    pub(crate) fn new() -> Self {
+        // It makes addresses usable at once, says when it is in there, and ends with its standard input.
+        let script = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad && echo in; cat";
         let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", "echo in; cat"])
+            .args(["--net", "sh", "-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -280,18 +302,18 @@ impl Namespace {
         Self { holder }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.holder.id()
     }
 
     /// Runs a program in there.
-    pub fn run(&self, command: &[&str]) -> String {
+    pub(crate) fn run(&self, command: &[&str]) -> String {
         let pid = self.pid().to_string();
         run(&[&["nsenter", "-t", &pid, "-n"], command].concat())
     }
 
     /// Whether a ping from there is answered.
-    pub fn reaches(&self, address: &str) -> bool {
+    pub(crate) fn reaches(&self, address: &str) -> bool {
         let pid = self.pid().to_string();
         let ping = ["-t", &pid, "-n", "ping", "-c", "1", "-W", "1", address];
         let output = Command::new("nsenter").args(ping).output().unwrap();
