@@ -1,13 +1,14 @@
 //! What an application puts on top of the pump.
 
+use std::io;
 use std::time::Instant;
 
-use masque_core::endpoint::{Endpoint, Event, SocketId};
+use masque_core::endpoint::{Endpoint, Event, PortId, SocketId};
 
 /// An application: reacts to events of the endpoint, to messages from other threads and to deadlines
 /// of its own. All calls come from the pump's loop; none may block for long.
 pub trait App {
-    /// What other threads may send through a `Controller`.
+    /// What other threads may send through a [`crate::Controller`].
     type Message: Send + 'static;
 
     /// Called once before the first turn.
@@ -28,6 +29,13 @@ pub trait App {
     fn on_deadline(&mut self, cx: &mut Cx<'_>) {
         let _ = cx;
     }
+
+    /// A device can no longer be read: somebody deleted it, or the other end of a memory device is
+    /// gone. It is not read again. By default the loop ends.
+    fn on_port_lost(&mut self, cx: &mut Cx<'_>, port: PortId, error: &io::Error) {
+        tracing::error!(port = port.0, %error, "TUN device lost");
+        cx.stop();
+    }
 }
 
 /// What an application may do in a callback.
@@ -41,7 +49,22 @@ pub struct Cx<'a> {
     pub(crate) stop: &'a mut bool,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    /// A context outside a pump, to test an application; [`Cx::stop`] sets `stop`.
+    pub fn new(
+        now: Instant,
+        endpoint: &'a mut Endpoint,
+        sockets: &'a mut dyn Sockets,
+        stop: &'a mut bool,
+    ) -> Self {
+        Self {
+            now,
+            endpoint,
+            sockets,
+            stop,
+        }
+    }
+
     /// Ends the loop after this turn; what is queued is still sent.
     pub fn stop(&mut self) {
         *self.stop = true;

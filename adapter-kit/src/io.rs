@@ -1,20 +1,22 @@
 //! The seam between the pump and the system: `try_*` operations that never block.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
-use bytes::BytesMut;
 use masque_core::endpoint::{PortId, RecvMeta, SocketId, Transmit};
 use masque_core::wire::offload::{TunFrame, VnetHdr};
 
+use crate::app::Sockets;
+
 /// UDP sockets and TUN devices, as non-blocking operations. `ErrorKind::WouldBlock` says that nothing
 /// waits (reads) or that nothing fits (writes).
-pub trait Io {
-    /// Receives one batch of UDP datagrams from any socket that has one: appends the bytes to
-    /// `buffer`, whose spare capacity is at least [`crate::io::UDP_BATCH`], and says what they are.
+pub trait Io: Sockets {
+    /// Receives one batch of UDP datagrams into `buffer`, which holds at least [`UDP_BATCH`] bytes:
+    /// what they are, and how many bytes.
     ///
     /// # Errors
     /// `WouldBlock`, or what the system says.
-    fn try_recv(&mut self, socket: SocketId, buffer: &mut BytesMut) -> io::Result<RecvMeta>;
+    fn try_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> io::Result<(RecvMeta, usize)>;
 
     /// Sends `data`, which `transmit` describes.
     ///
@@ -25,11 +27,19 @@ pub trait Io {
     /// The most datagrams one send may carry on this socket now (1: no GSO).
     fn max_segments(&self, socket: SocketId) -> usize;
 
-    /// Reads one packet or super-packet from a TUN into `buffer`.
+    /// Never use GSO on this socket again: it has failed.
+    fn disable_gso(&mut self, socket: SocketId);
+
+    /// Reads one packet or super-packet from a TUN into `buffer`, which holds at least [`TUN_READ`]
+    /// bytes: its virtio-net header, and where in `buffer` the packet is.
     ///
     /// # Errors
-    /// `WouldBlock`, or what the system says.
-    fn try_read_tun(&mut self, port: PortId, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)>;
+    /// `WouldBlock`, or what the system says. `UnexpectedEof` if the other end is gone.
+    fn try_read_tun(
+        &mut self,
+        port: PortId,
+        buffer: &mut [u8],
+    ) -> io::Result<(VnetHdr, std::ops::Range<usize>)>;
 
     /// Writes one frame to a TUN.
     ///
@@ -42,7 +52,65 @@ pub trait Io {
 
     /// The devices there are.
     fn ports(&self) -> Vec<PortId>;
+
+    /// A number that changes whenever a socket or device was added or removed.
+    fn generation(&self) -> u64;
 }
 
-/// The most bytes one receive can give.
+/// An [`Io`] whose sockets and devices are descriptors that a runtime can wait for.
+pub trait Descriptors: Io {
+    /// The descriptor behind a socket or device, if there is one.
+    fn descriptor(&self, source: Source) -> Option<BorrowedFd<'_>>;
+}
+
+/// The most bytes one UDP receive can give.
 pub const UDP_BATCH: usize = 65_536;
+
+/// The most bytes one read from a TUN can give: a super-packet with its header.
+pub const TUN_READ: usize = VnetHdr::LEN + 65_535;
+
+/// Something a pump waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Source {
+    /// A UDP socket.
+    Socket(SocketId),
+    /// A TUN device.
+    Port(PortId),
+    /// The timer of the pump.
+    Timer,
+    /// Messages of a [`crate::Controller`].
+    Control,
+}
+
+/// Reading, writing, both or neither: what is waited for, or what is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Interest {
+    /// To read.
+    pub read: bool,
+    /// To write.
+    pub write: bool,
+}
+
+impl Interest {
+    /// To read.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
+    /// To write.
+    pub const WRITE: Self = Self {
+        read: false,
+        write: true,
+    };
+    /// Both.
+    pub const BOTH: Self = Self {
+        read: true,
+        write: true,
+    };
+
+    /// Whether it is neither.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        !self.read && !self.write
+    }
+}

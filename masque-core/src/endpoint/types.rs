@@ -221,3 +221,22 @@ pub struct TunnelInfo {
     /// Their bytes.
     pub received_bytes: u64,
 }
+
+impl TimerReason {
+    /// Its name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueuedOutput => "queued_output",
+            Self::Quic(_) => "quic",
+            Self::Session(_, crate::session::Timer::Settings) => "settings",
+            Self::Session(_, crate::session::Timer::Response(_)) => "response",
+            Self::Session(_, crate::session::Timer::AddressRequest(_)) => "address_request",
+            Self::Session(_, crate::session::Timer::Drain) => "drain",
+            Self::Handshakes => "handshakes",
+            Self::CertificateExpiry(_) => "certificate_expiry",
+            Self::Shutdown => "shutdown",
+            Self::PathMtu(_) => "path_mtu",
+        }
+    }
+}

@@ -60,3 +60,6 @@ impl DatagramHeader {
         &self.bytes[..usize::from(self.len)]
     }
 }
+
+#[cfg(test)]
+mod tests;

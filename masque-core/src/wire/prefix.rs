@@ -89,11 +89,17 @@ impl core::str::FromStr for IpPrefix {
     type Err = WireErrorKind;
 
     /// `address/length`, or an address alone for a single host.
+    ///
+    /// # Errors
+    /// [`WireErrorKind::ScopeMalformed`] if the address is none, else as [`IpPrefix::new`].
     fn from_str(text: &str) -> Result<Self, WireErrorKind> {
         match text.split_once('/') {
             Some((address, length)) => {
                 let address = address.parse().map_err(|_| WireErrorKind::ScopeMalformed)?;
-                let length = length.parse().map_err(|_| WireErrorKind::PrefixLength)?;
+                let length = Some(length)
+                    .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+                    .and_then(|digits| digits.parse().ok())
+                    .ok_or(WireErrorKind::PrefixLength)?;
                 Self::new(address, length)
             }
             None => text
@@ -132,7 +138,7 @@ impl AddressRange {
         }
     }
 
-    /// All of a prefix, for any protocol.
+    /// All of a prefix, for `protocol` (0: any).
     #[must_use]
     pub fn from_prefix(prefix: IpPrefix, protocol: u8) -> Self {
         Self {
@@ -174,6 +180,11 @@ impl AddressRange {
             && address <= self.end
     }
 
+    /// Reaches up to where `other`, of the same version, ends.
+    pub(super) fn grow(&mut self, other: &Self) {
+        self.end = self.end.max(other.end);
+    }
+
     /// The fewest prefixes that make up the range, in ascending order.
     pub fn prefixes(&self) -> impl Iterator<Item = IpPrefix> + use<> {
         let subnets = match (self.start, self.end) {
@@ -188,3 +199,30 @@ impl AddressRange {
         subnets.map(|net| IpPrefix { net })
     }
 }
+
+/// The address after `address`; `None` after the last of its version.
+pub(super) fn successor(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address)
+            .checked_add(1)
+            .map(|bits| IpAddr::V4(bits.into())),
+        IpAddr::V6(address) => u128::from(address)
+            .checked_add(1)
+            .map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+/// The address before `address`; `None` before the first of its version.
+pub(super) fn predecessor(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address)
+            .checked_sub(1)
+            .map(|bits| IpAddr::V4(bits.into())),
+        IpAddr::V6(address) => u128::from(address)
+            .checked_sub(1)
+            .map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

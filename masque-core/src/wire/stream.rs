@@ -132,3 +132,6 @@ impl UniStreamType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,16 @@ impl VarInt {
         Self(value as u64)
     }
 
+    /// `value`, or the largest integer if that is smaller. For lengths of buffers in memory, none of
+    /// which comes near.
+    #[must_use]
+    pub const fn saturating(value: u64) -> Self {
+        match Self::new(value) {
+            Some(value) => value,
+            None => Self::MAX,
+        }
+    }
+
     /// The integer.
     #[must_use]
     pub const fn into_inner(self) -> u64 {
@@ -97,3 +107,6 @@ impl core::fmt::Display for VarInt {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests;

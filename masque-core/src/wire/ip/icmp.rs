@@ -1,7 +1,18 @@
 //! ICMP errors about packets that cannot be forwarded (RFC 792, RFC 1812 §4.3, RFC 4443, RFC 9484 §7.2.1).
 
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::checksum::{Sum, pseudo_header};
+use super::{ICMPV4, ICMPV6, PacketInfo, V4_HEADER, V6_HEADER};
+
+/// The length of the ICMP header before the quoted packet.
+const ICMP_HEADER: usize = 8;
+/// RFC 1812 §4.3.2.3.
+const MAX_V4: usize = 576;
+/// RFC 4443 §2.4 (c).
+const MAX_V6: usize = 1280;
+const HOP_LIMIT: u8 = 64;
 
 /// What to tell the sender.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,8 +37,126 @@ pub enum IcmpError {
 /// The whole IP packet that carries `error` about `about` from `source`, or `None` where RFC 1122
 /// §3.2.2, RFC 1812 §4.3.2.7 and RFC 4443 §2.4 forbid an answer: about ICMP errors, later
 /// fragments, non-unicast sources or destinations (Packet Too Big excepted for IPv6 multicast).
+///
+/// `None` also if `about` is no whole valid packet, or `source` no unicast address of its family.
+/// Limiting the rate (RFC 4443 §2.4 (f)) is the caller's.
 #[must_use]
 pub fn build(error: IcmpError, source: IpAddr, about: &[u8]) -> Option<Vec<u8>> {
-    let _ = (error, source, about);
-    unimplemented!()
+    let info = PacketInfo::parse(about).ok()?;
+    if info.later_fragment || !may_be_answered(about, &info) {
+        return None;
+    }
+    match (source, info.source, info.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to), IpAddr::V4(destination)) => {
+            let fit = is_unicast_v4(from) && is_unicast_v4(to) && is_unicast_v4(destination);
+            fit.then(|| build_v4(error, from, to, about))
+        }
+        (IpAddr::V6(from), IpAddr::V6(to), IpAddr::V6(destination)) => {
+            let too_big = matches!(error, IcmpError::PacketTooBig { .. });
+            let fit = is_unicast_v6(from)
+                && is_unicast_v6(to)
+                && (is_unicast_v6(destination) || too_big && destination.is_multicast());
+            fit.then(|| build_v6(error, from, to, about))
+        }
+        _ => None,
+    }
+}
+
+/// Whether `packet`, of which `info` was read, is an ICMP error message or a redirect, about which
+/// no ICMP error may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)). A later fragment, and a message
+/// without its type, is not known to be one.
+#[must_use]
+pub fn is_icmp_error(packet: &[u8], info: &PacketInfo) -> bool {
+    icmp_type(packet, info).is_some_and(|kind| match info.source {
+        IpAddr::V4(_) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        IpAddr::V6(_) => kind < 128 || kind == 137,
+    })
+}
+
+fn is_icmp(info: &PacketInfo) -> bool {
+    match info.source {
+        IpAddr::V4(_) => info.protocol == ICMPV4,
+        IpAddr::V6(_) => info.protocol == ICMPV6,
+    }
+}
+
+fn icmp_type(packet: &[u8], info: &PacketInfo) -> Option<u8> {
+    if info.later_fragment || !is_icmp(info) {
+        return None;
+    }
+    packet.get(info.transport_offset).copied()
+}
+
+/// An ICMP message cut before its type could be an error, so it gets no answer either.
+fn may_be_answered(packet: &[u8], info: &PacketInfo) -> bool {
+    !is_icmp(info) || icmp_type(packet, info).is_some() && !is_icmp_error(packet, info)
+}
+
+fn is_unicast_v4(address: Ipv4Addr) -> bool {
+    // Net 0, loopback, multicast, class E and with it the limited broadcast (RFC 1812 §5.3.7).
+    !matches!(address.octets()[0], 0 | 127 | 224..)
+}
+
+fn is_unicast_v6(address: Ipv6Addr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
+fn build_v4(error: IcmpError, source: Ipv4Addr, to: Ipv4Addr, about: &[u8]) -> Vec<u8> {
+    let (kind, code, mtu) = match error {
+        IcmpError::NoRoute => (3, 0, 0),
+        IcmpError::AddressUnreachable => (3, 1, 0),
+        IcmpError::Prohibited | IcmpError::SourcePolicy => (3, 13, 0),
+        IcmpError::PacketTooBig { mtu } => (3, 4, mtu.clamp(MAX_V4 as u32, 0xffff)),
+        IcmpError::TimeExceeded => (11, 0, 0),
+    };
+    let quote = &about[..about.len().min(MAX_V4 - V4_HEADER - ICMP_HEADER)];
+    // At most 576.
+    let length = (V4_HEADER + ICMP_HEADER + quote.len()) as u16;
+
+    let mut packet = Vec::with_capacity(usize::from(length));
+    packet.extend_from_slice(&[0x45, 0]);
+    packet.extend_from_slice(&length.to_be_bytes());
+    packet.extend_from_slice(&[0, 0, 0, 0, HOP_LIMIT, ICMPV4, 0, 0]);
+    packet.extend_from_slice(&source.octets());
+    packet.extend_from_slice(&to.octets());
+    let checksum = Sum::default().add(&packet).checksum();
+    packet[10..12].copy_from_slice(&checksum);
+
+    push_message(&mut packet, kind, code, mtu, quote, Sum::default());
+    packet
+}
+
+fn build_v6(error: IcmpError, source: Ipv6Addr, to: Ipv6Addr, about: &[u8]) -> Vec<u8> {
+    let (kind, code, mtu) = match error {
+        IcmpError::NoRoute => (1, 0, 0),
+        IcmpError::Prohibited => (1, 1, 0),
+        IcmpError::AddressUnreachable => (1, 3, 0),
+        IcmpError::SourcePolicy => (1, 5, 0),
+        IcmpError::PacketTooBig { mtu } => (2, 0, mtu.max(MAX_V6 as u32)),
+        IcmpError::TimeExceeded => (3, 0, 0),
+    };
+    let quote = &about[..about.len().min(MAX_V6 - V6_HEADER - ICMP_HEADER)];
+    // At most 1,240.
+    let length = (ICMP_HEADER + quote.len()) as u16;
+
+    let mut packet = Vec::with_capacity(V6_HEADER + usize::from(length));
+    packet.extend_from_slice(&[0x60, 0, 0, 0]);
+    packet.extend_from_slice(&length.to_be_bytes());
+    packet.extend_from_slice(&[ICMPV6, HOP_LIMIT]);
+    packet.extend_from_slice(&source.octets());
+    packet.extend_from_slice(&to.octets());
+
+    let pseudo = pseudo_header(source.into(), to.into(), ICMPV6, u32::from(length));
+    push_message(&mut packet, kind, code, mtu, quote, pseudo);
+    packet
+}
+
+/// Type, code, checksum that starts from `sum`, the second word, and the quoted packet.
+fn push_message(packet: &mut Vec<u8>, kind: u8, code: u8, word: u32, quote: &[u8], sum: Sum) {
+    let [a, b, c, d] = word.to_be_bytes();
+    let mut header = [kind, code, 0, 0, a, b, c, d];
+    let checksum = sum.add(&header).add(quote).checksum();
+    header[2..4].copy_from_slice(&checksum);
+    packet.extend_from_slice(&header);
+    packet.extend_from_slice(quote);
 }

@@ -1,9 +1,28 @@
 //! Views of IP packets, ICMP errors and checksums.
 
 pub mod checksum;
+pub(crate) mod ext;
 pub mod icmp;
 
-use core::net::IpAddr;
+#[cfg(test)]
+mod tests;
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use checksum::Sum;
+
+/// The length of an IPv4 header without options.
+pub(crate) const V4_HEADER: usize = 20;
+/// The length of the fixed IPv6 header.
+pub(crate) const V6_HEADER: usize = 40;
+
+pub(crate) const ICMPV4: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
+
+/// More Fragments and the fragment offset: all zero in a packet that is no fragment.
+pub(crate) const V4_FRAGMENT: u16 = 0x3fff;
 
 /// Why bytes are no IP packet that can be forwarded. Never a protocol error: the packet is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -57,16 +76,129 @@ impl PacketInfo {
     ///
     /// # Errors
     /// [`PacketError`].
+    #[inline]
     pub fn parse(packet: &[u8]) -> Result<Self, PacketError> {
-        let _ = packet;
-        unimplemented!()
+        match packet.first().map(|byte| byte >> 4) {
+            Some(4) => parse_v4(packet),
+            Some(6) => parse_v6(packet),
+            Some(_) => Err(PacketError::Version),
+            None => Err(PacketError::Truncated),
+        }
     }
+}
+
+#[inline]
+fn parse_v4(packet: &[u8]) -> Result<PacketInfo, PacketError> {
+    let header: &[u8; V4_HEADER] = packet.first_chunk().ok_or(PacketError::Truncated)?;
+    let header_length = usize::from(header[0] & 15) * 4;
+    if header_length < V4_HEADER {
+        return Err(PacketError::HeaderLength);
+    }
+    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    exactly(packet, length)?;
+    let sum = if header_length == V4_HEADER {
+        Sum::default().add(header)
+    } else {
+        let all = packet.get(..header_length).ok_or(PacketError::Truncated)?;
+        Sum::default().add(all)
+    };
+    if !sum.is_valid() {
+        return Err(PacketError::Checksum);
+    }
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    Ok(PacketInfo {
+        source: address_v4([header[12], header[13], header[14], header[15]]),
+        destination: address_v4([header[16], header[17], header[18], header[19]]),
+        protocol: header[9],
+        hop_limit: header[8],
+        transport_offset: header_length,
+        later_fragment: fragment & 0x1fff != 0,
+        fragment: fragment & V4_FRAGMENT != 0,
+        dont_fragment: fragment & 0x4000 != 0,
+        length,
+    })
+}
+
+#[inline]
+fn parse_v6(packet: &[u8]) -> Result<PacketInfo, PacketError> {
+    let (header, rest) = packet
+        .split_first_chunk::<V6_HEADER>()
+        .ok_or(PacketError::Truncated)?;
+    // Jumbograms (RFC 2675) state a length of 0 and are refused as longer than that.
+    let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    exactly(rest, payload)?;
+    let chain = ext::walk(packet, header[6])?;
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&header[at..at + 16]);
+        IpAddr::V6(Ipv6Addr::from_octets(octets))
+    };
+    Ok(PacketInfo {
+        source: address(8),
+        destination: address(24),
+        protocol: chain.protocol,
+        hop_limit: header[7],
+        transport_offset: chain.offset,
+        later_fragment: chain.later_fragment,
+        fragment: chain.fragment,
+        dont_fragment: true,
+        length: packet.len(),
+    })
+}
+
+#[inline]
+fn exactly(bytes: &[u8], length: usize) -> Result<(), PacketError> {
+    match bytes.len().cmp(&length) {
+        core::cmp::Ordering::Equal => Ok(()),
+        core::cmp::Ordering::Less => Err(PacketError::Truncated),
+        core::cmp::Ordering::Greater => Err(PacketError::TrailingBytes),
+    }
+}
+
+#[inline]
+fn address_v4(octets: [u8; 4]) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_octets(octets))
 }
 
 /// Lowers TTL or hop limit by one, mending the IPv4 header checksum (RFC 1624). `false`, with the
 /// packet unchanged, if it is 0 or 1 already: the packet must not go on.
 #[must_use]
+#[inline]
 pub fn decrement_hop_limit(packet: &mut [u8]) -> bool {
-    let _ = packet;
-    unimplemented!()
+    match hop_limit(packet) {
+        Some(now) if now > 1 => set_hop_limit(packet, now - 1),
+        _ => false,
+    }
+}
+
+/// TTL or hop limit, or `None` if the bytes are shorter than an IP header or of another version.
+#[must_use]
+#[inline]
+pub fn hop_limit(packet: &[u8]) -> Option<u8> {
+    match packet.first()? >> 4 {
+        4 => packet.first_chunk::<V4_HEADER>().map(|header| header[8]),
+        6 => packet.first_chunk::<V6_HEADER>().map(|header| header[7]),
+        _ => None,
+    }
+}
+
+/// Writes TTL or hop limit, mending the IPv4 header checksum (RFC 1624: one that was wrong stays
+/// wrong). `false`, with the bytes unchanged, where [`hop_limit`] finds none.
+#[must_use]
+#[inline]
+pub fn set_hop_limit(packet: &mut [u8], value: u8) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.first_chunk_mut::<V4_HEADER>().is_some_and(|header| {
+            let (old, new) = ([header[8], header[9]], [value, header[9]]);
+            let mended = checksum::update([header[10], header[11]], old, new);
+            header[8] = value;
+            header[10..12].copy_from_slice(&mended);
+            true
+        }),
+        Some(6) => packet.first_chunk_mut::<V6_HEADER>().is_some_and(|header| {
+            header[7] = value;
+            true
+        }),
+        _ => false,
+    }
 }

@@ -1,39 +1,99 @@
 //! Packets to super-packets.
+//!
+//! | a packet that | does |
+//! |---|---|
+//! | continues an open frame of its flow, checksum verified | is appended; a short one, or one with PSH, closes the frame |
+//! | could begin one | closes the flow's open frame and opens its own |
+//! | is of a flow but fits no frame (no payload, other flags, options, wrong checksum) | closes the flow's open frame and leaves alone |
+//! | is no plain TCP or UDP packet | closes the open frames between its two addresses and leaves alone |
+//!
+//! The first packet of a frame is verified when the second comes: a frame of one packet leaves as
+//! it came, and nothing is said about its checksum.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::VnetHdr;
+use super::flow::{Candidate, Key, Seen};
+use super::{TCP_CHECKSUM, UDP_CHECKSUM, VnetHdr, be16, flags};
+use crate::wire::ip::checksum::Sum;
+
+/// The longest frame: what an IPv4 header can state.
+const MAX_PACKET: usize = 65535;
+/// As Linux merges and splits UDP (`UDP_GRO_CNT_MAX`).
+const MAX_DATAGRAMS: usize = 64;
 
 /// A packet or super-packet for a TUN, with its virtio-net header in front.
 ///
 /// The buffer always begins with [`VnetHdr::LEN`] bytes for the header, so that a device with
 /// `vnet_hdr` writes it in one piece and one without writes [`TunFrame::packet`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TunFrame {
+    /// Longer than the frame: what is behind `len` has been written before and saves zeroing it again.
     buffer: Vec<u8>,
+    len: usize,
 }
 
 impl TunFrame {
     /// Header and packet.
     #[must_use]
     pub fn with_header(&self) -> &[u8] {
-        &self.buffer
+        self.buffer.get(..self.len).unwrap_or_default()
     }
 
     /// The packet alone.
     #[must_use]
     pub fn packet(&self) -> &[u8] {
-        self.buffer.get(VnetHdr::LEN..).unwrap_or_default()
+        self.with_header().get(VnetHdr::LEN..).unwrap_or_default()
     }
 
     /// The header.
     #[must_use]
     pub fn header(&self) -> VnetHdr {
-        self.buffer
+        self.with_header()
             .first_chunk()
             .map_or_else(VnetHdr::default, |bytes| VnetHdr::from_bytes(*bytes))
     }
+
+    /// Makes it hold `packet` behind an empty header.
+    fn fill(&mut self, packet: &[u8]) {
+        self.len = VnetHdr::LEN + packet.len();
+        self.reach(self.len);
+        self.buffer[..VnetHdr::LEN].fill(0);
+        self.buffer[VnetHdr::LEN..self.len].copy_from_slice(packet);
+    }
+
+    /// Copies `payload` behind the end and adds it to `sum`; [`TunFrame::accept`] makes it part.
+    fn append(&mut self, payload: &[u8], sum: Sum) -> Sum {
+        let end = self.len + payload.len();
+        self.reach(end);
+        sum.copy_add(payload, &mut self.buffer[self.len..end])
+    }
+
+    fn accept(&mut self, len: usize) {
+        self.len += len;
+    }
+
+    /// Makes the buffer at least `len` long, in steps of two that let it be used again.
+    fn reach(&mut self, len: usize) {
+        if self.buffer.len() < len {
+            let step = len.next_power_of_two().min(VnetHdr::LEN + MAX_PACKET);
+            self.buffer.resize(step.max(len).max(Spare::SMALL), 0);
+        }
+    }
+
+    fn packet_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        self.buffer.get_mut(VnetHdr::LEN..len).unwrap_or_default()
+    }
 }
+
+impl PartialEq for TunFrame {
+    fn eq(&self, other: &Self) -> bool {
+        self.with_header() == other.with_header()
+    }
+}
+
+impl Eq for TunFrame {}
 
 /// Collects packets of one turn into frames.
 ///
@@ -43,7 +103,13 @@ impl TunFrame {
 /// steady state allocates nothing.
 #[derive(Debug)]
 pub struct Coalescer {
-    _todo: (),
+    flows: usize,
+    tcp: bool,
+    udp: bool,
+    /// Oldest first; at most one per flow.
+    open: Vec<Open>,
+    done: VecDeque<TunFrame>,
+    spare: Spare,
 }
 
 impl Coalescer {
@@ -51,35 +117,304 @@ impl Coalescer {
     /// with neither, every packet leaves alone.
     #[must_use]
     pub fn new(flows: usize, tcp: bool, udp: bool) -> Self {
-        let _ = (flows, tcp, udp);
-        unimplemented!()
+        Self {
+            flows,
+            tcp: tcp && flows > 0,
+            udp: udp && flows > 0,
+            open: Vec::new(),
+            done: VecDeque::new(),
+            spare: Spare::default(),
+        }
     }
 
-    /// Takes one whole, valid IP packet (copied).
+    /// Takes one whole, valid IP packet (copied). Its IPv4 header checksum is not looked at again:
+    /// [`PacketInfo::parse`](crate::wire::ip::PacketInfo::parse) has done that.
     pub fn push(&mut self, packet: &[u8]) {
-        let _ = packet;
-        unimplemented!()
+        if !self.tcp && !self.udp {
+            return self.leave_alone(packet);
+        }
+        match Seen::of(packet) {
+            Seen::Flow(key, candidate) => {
+                let at = self.open.iter().position(|open| open.key == key);
+                let candidate = candidate.filter(|candidate| self.offloads(candidate));
+                match (at, candidate) {
+                    (Some(at), Some(candidate)) => self.extend(at, key, candidate, packet),
+                    (None, Some(candidate)) => self.begin(key, candidate, packet),
+                    (at, None) => {
+                        if let Some(at) = at {
+                            self.close(at);
+                        }
+                        self.leave_alone(packet);
+                    }
+                }
+            }
+            Seen::Between(addresses) => {
+                while let Some(at) = self
+                    .open
+                    .iter()
+                    .position(|open| open.key.is_between(addresses))
+                {
+                    self.close(at);
+                }
+                self.leave_alone(packet);
+            }
+            Seen::Nothing => {
+                self.flush();
+                self.leave_alone(packet);
+            }
+        }
     }
 
     /// Closes all open frames; to be called at the end of a turn, before [`Coalescer::pop`].
     pub fn flush(&mut self) {
-        unimplemented!()
+        self.done.extend(self.open.drain(..).map(Open::finish));
     }
 
     /// The next finished frame.
     pub fn pop(&mut self) -> Option<TunFrame> {
-        unimplemented!()
+        self.done.pop_front()
     }
 
     /// Gives a written frame's buffer back.
     pub fn recycle(&mut self, frame: TunFrame) {
-        let _ = frame;
-        unimplemented!()
+        self.spare.put(frame);
     }
 
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        unimplemented!()
+        self.open.is_empty() && self.done.is_empty()
+    }
+
+    fn offloads(&self, candidate: &Candidate) -> bool {
+        if candidate.tcp { self.tcp } else { self.udp }
+    }
+
+    fn leave_alone(&mut self, packet: &[u8]) {
+        let mut frame = self.spare.take(VnetHdr::LEN + packet.len());
+        frame.fill(packet);
+        self.done.push_back(frame);
+    }
+
+    fn begin(&mut self, key: Key, candidate: Candidate, packet: &[u8]) {
+        if candidate.push {
+            // Nothing may follow it, so it need not wait.
+            return self.leave_alone(packet);
+        }
+        if self.open.len() >= self.flows {
+            self.close(0);
+        }
+        let mut frame = self.spare.take_large();
+        frame.fill(packet);
+        self.open.push(Open {
+            key,
+            frame,
+            next: candidate.next_sequence(),
+            gso_size: candidate.payload_len(packet),
+            first: candidate,
+            identification: candidate.identification(packet),
+            count: 1,
+            verified: false,
+        });
+    }
+
+    fn extend(&mut self, at: usize, key: Key, candidate: Candidate, packet: &[u8]) {
+        let open = &mut self.open[at];
+        match open.try_append(candidate, packet) {
+            Appended::Open => {}
+            Appended::Closed => self.close(at),
+            Appended::Refused => {
+                self.close(at);
+                self.begin(key, candidate, packet);
+            }
+            Appended::WrongChecksum => {
+                self.close(at);
+                self.leave_alone(packet);
+            }
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        let open = self.open.remove(at);
+        self.done.push_back(open.finish());
+    }
+}
+
+/// A frame that may still grow.
+#[derive(Debug)]
+struct Open {
+    key: Key,
+    frame: TunFrame,
+    first: Candidate,
+    gso_size: usize,
+    /// TCP: the sequence number that continues it.
+    next: u32,
+    /// IPv4: of the last packet.
+    identification: u16,
+    count: usize,
+    /// Whether the first packet's checksum is known to hold.
+    verified: bool,
+}
+
+enum Appended {
+    /// And another may follow.
+    Open,
+    /// And it was the last.
+    Closed,
+    /// It does not continue this frame.
+    Refused,
+    /// It would have, but its checksum is wrong.
+    WrongChecksum,
+}
+
+impl Open {
+    #[inline]
+    fn try_append(&mut self, candidate: Candidate, packet: &[u8]) -> Appended {
+        let payload = &packet[candidate.header_len..];
+        if !self.continues(&candidate, packet, payload.len()) {
+            return Appended::Refused;
+        }
+        if !self.verified {
+            if !self.first.has_valid_checksum(self.frame.packet()) {
+                return Appended::Refused;
+            }
+            self.verified = true;
+        }
+        let sum = candidate.sum_of_headers(packet);
+        if !self.frame.append(payload, sum).is_valid() {
+            return Appended::WrongChecksum;
+        }
+        self.frame.accept(payload.len());
+        self.count += 1;
+        self.next = candidate.next_sequence();
+        self.identification = candidate.identification(packet);
+        if candidate.push {
+            let at = self.first.transport + 13;
+            self.frame.packet_mut()[at] |= flags::PSH;
+        }
+        let full = !candidate.tcp && self.count == MAX_DATAGRAMS;
+        if candidate.push || full || payload.len() < self.gso_size {
+            Appended::Closed
+        } else {
+            Appended::Open
+        }
+    }
+
+    /// Whether `packet` would be the next segment of the same super-packet: all that segmentation
+    /// does not rewrite is the same.
+    #[inline]
+    fn continues(&self, candidate: &Candidate, packet: &[u8], payload: usize) -> bool {
+        let first = self.frame.packet();
+        let transport = candidate.transport;
+        if candidate.header_len != self.first.header_len
+            || candidate.v4 != self.first.v4
+            || payload > self.gso_size
+            || first.len() + payload > MAX_PACKET
+        {
+            return false;
+        }
+        let network = if candidate.v4 {
+            // An identification means something only where fragmenting is allowed (RFC 6864 §4).
+            let dont_fragment = be16(packet, 6) & 0x4000 != 0;
+            first[1] == packet[1]
+                && first[6..9] == packet[6..9]
+                && (dont_fragment || be16(packet, 4) == self.identification.wrapping_add(1))
+        } else {
+            first[..4] == packet[..4] && first[7] == packet[7]
+        };
+        let same = |from: usize, to: usize| {
+            first[transport + from..transport + to] == packet[transport + from..transport + to]
+        };
+        network
+            && (!candidate.tcp
+                || candidate.sequence == self.next
+                    // Acknowledgment and offset; window; urgent pointer and options.
+                    && same(8, 13)
+                    && same(14, 16)
+                    && same(18, candidate.header_len - transport))
+    }
+
+    /// A frame of many gets its header; a frame of one stays what came.
+    fn finish(mut self) -> TunFrame {
+        if self.count == 1 {
+            return self.frame;
+        }
+        let Candidate {
+            v4, tcp, transport, ..
+        } = self.first;
+        let packet = self.frame.packet_mut();
+        let length = packet.len() as u16;
+        let transport_len = length - transport as u16;
+        if v4 {
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[10..12].fill(0);
+            let checksum = Sum::default().add(&packet[..transport]).checksum();
+            packet[10..12].copy_from_slice(&checksum);
+        } else {
+            packet[4..6].copy_from_slice(&transport_len.to_be_bytes());
+        }
+        let partial = self.first.pseudo_header(packet, transport_len).fold();
+        let offset = if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        packet[transport + offset..transport + offset + 2].copy_from_slice(&partial);
+        if !tcp {
+            packet[transport + 4..transport + 6].copy_from_slice(&transport_len.to_be_bytes());
+        }
+        let header = VnetHdr {
+            flags: VnetHdr::NEEDS_CSUM,
+            gso_type: match (tcp, v4) {
+                (true, true) => VnetHdr::GSO_TCPV4,
+                (true, false) => VnetHdr::GSO_TCPV6,
+                (false, _) => VnetHdr::GSO_UDP_L4,
+            },
+            hdr_len: self.first.header_len as u16,
+            gso_size: self.gso_size as u16,
+            csum_start: transport as u16,
+            csum_offset: offset as u16,
+        };
+        self.frame.buffer[..VnetHdr::LEN].copy_from_slice(&header.to_bytes());
+        self.frame
+    }
+}
+
+/// Buffers to use again, small and large apart, so that single small packets do not hold the ones
+/// that have grown.
+#[derive(Debug, Default)]
+struct Spare {
+    small: Vec<TunFrame>,
+    large: Vec<TunFrame>,
+}
+
+impl Spare {
+    /// Bytes of the shortest buffer; an Internet packet fits.
+    const SMALL: usize = 2048;
+    /// 2 MiB at most.
+    const MAX_SMALL: usize = 1024;
+    /// 4 MiB at most.
+    const MAX_LARGE: usize = 64;
+
+    /// For a frame of `len` bytes that will not grow.
+    fn take(&mut self, len: usize) -> TunFrame {
+        let fitting = if len <= Self::SMALL {
+            &mut self.small
+        } else {
+            &mut self.large
+        };
+        fitting.pop().unwrap_or_default()
+    }
+
+    fn take_large(&mut self) -> TunFrame {
+        let large = self.large.pop().or_else(|| self.small.pop());
+        large.unwrap_or_default()
+    }
+
+    fn put(&mut self, frame: TunFrame) {
+        let (list, most) = match frame.buffer.len() {
+            0 => return,
+            1..=Self::SMALL => (&mut self.small, Self::MAX_SMALL),
+            _ => (&mut self.large, Self::MAX_LARGE),
+        };
+        if list.len() < most && frame.buffer.len() <= VnetHdr::LEN + MAX_PACKET {
+            list.push(frame);
+        }
     }
 }

@@ -6,7 +6,11 @@
 //! never vouching for a checksum it has not verified.
 
 mod coalesce;
+mod flow;
 mod segment;
+
+#[cfg(test)]
+mod tests;
 
 pub use coalesce::{Coalescer, TunFrame};
 pub use segment::{SegmentError, Segments, segment};
@@ -72,4 +76,24 @@ impl VnetHdr {
         bytes[8..10].copy_from_slice(&self.csum_offset.to_ne_bytes());
         bytes
     }
+}
+
+pub(crate) const TCP_HEADER: usize = 20;
+pub(crate) const UDP_HEADER: usize = 8;
+/// Where in the header the checksum is.
+pub(crate) const TCP_CHECKSUM: usize = 16;
+pub(crate) const UDP_CHECKSUM: usize = 6;
+
+/// TCP's flags (RFC 9293 §3.1).
+pub(crate) mod flags {
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const ACK: u8 = 0x10;
+    pub(crate) const CWR: u8 = 0x80;
+}
+
+/// The 16-bit number at `at`, which the caller knows to lie inside.
+#[inline]
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -1,0 +1,544 @@
+//! One bounded, non-blocking turn after another.
+
+mod links;
+mod sender;
+mod writer;
+
+use std::io::{self, ErrorKind};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use masque_core::endpoint::{Endpoint, TimerReason, TunBatch};
+
+use crate::app::{App, Cx};
+use crate::control::{Controller, Inbox};
+use crate::error::Error;
+use crate::io::{Descriptors, Interest, Io, Source, TUN_READ, UDP_BATCH};
+use crate::system::SystemIo;
+use crate::timer::Timer;
+use links::Links;
+use sender::Sender;
+
+/// Received bytes are cut off this buffer's front; what the endpoint has dropped is used again. Not
+/// larger, as a peer that has one packet kept keeps all of it.
+const RECEIVE_BUFFER: usize = 2 * UDP_BATCH;
+
+/// How often a turn looks again because an event's handler may have made output.
+const PASSES: usize = 4;
+
+/// How often a socket or device may fail in a row before it has to be ready anew.
+const FAILURES: usize = 8;
+
+/// While a socket takes nothing the endpoint's output hides its timers: look so often.
+const BLOCKED_TICK: Duration = Duration::from_millis(10);
+
+/// The most batches that go out after the application has stopped.
+const LAST_SENDS: usize = 1024;
+
+/// How much one turn does at most, and what is forced off.
+#[derive(Clone, Debug)]
+pub struct PumpOptions {
+    /// UDP receives per socket and turn.
+    pub receives: usize,
+    /// TUN reads per device and turn.
+    pub reads: usize,
+    /// UDP sends per turn.
+    pub sends: usize,
+    /// Messages and events per turn.
+    pub events: usize,
+    /// The most datagrams one send may carry, whatever the socket can do (1: no GSO).
+    pub max_segments: usize,
+    /// How many frames wait for a device that takes no more; what comes after is dropped.
+    pub waiting_frames: usize,
+    /// How long one datagram batch waits for a socket that takes no more before it is dropped, so
+    /// that one stuck socket does not stop the others.
+    pub send_patience: Duration,
+}
+
+impl Default for PumpOptions {
+    fn default() -> Self {
+        Self {
+            receives: 16,
+            reads: 32,
+            sends: 64,
+            events: 256,
+            max_segments: 64,
+            waiting_frames: 1024,
+            send_patience: Duration::from_millis(100),
+        }
+    }
+}
+
+/// What the pump has done since it was made.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PumpCounters {
+    /// Turns.
+    pub turns: u64,
+    /// UDP receives that gave a batch.
+    pub receives: u64,
+    /// UDP receives that failed, other than by `WouldBlock`.
+    pub receive_errors: u64,
+    /// UDP sends that went out.
+    pub sends: u64,
+    /// UDP sends that had to wait.
+    pub sends_blocked: u64,
+    /// UDP batches dropped because the system refused them.
+    pub send_errors: u64,
+    /// UDP batches dropped because their socket was stuck, or gone.
+    pub sends_dropped: u64,
+    /// Sockets whose GSO was turned off after a failure.
+    pub gso_disabled: u64,
+    /// Packets and super-packets read from devices.
+    pub reads: u64,
+    /// Frames written to devices.
+    pub writes: u64,
+    /// Frame writes that had to wait.
+    pub writes_blocked: u64,
+    /// Frames dropped because the system refused them.
+    pub write_errors: u64,
+    /// Frames dropped because too many waited for their device.
+    pub writes_dropped: u64,
+    /// Messages of controllers.
+    pub messages: u64,
+    /// Times the timer was armed or disarmed.
+    pub timer_sets: u64,
+}
+
+/// What a turn leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct TurnReport {
+    /// There is more to do at once: call [`Pump::turn`] again after giving other tasks a chance.
+    pub again: bool,
+    /// The loop is over.
+    pub stopped: bool,
+    /// Sockets or devices came or went: look at [`Pump::sources`] again.
+    pub sources_changed: bool,
+    /// When the next turn is due; the pump's timer is armed for it unless `again`.
+    pub deadline: Option<Instant>,
+}
+
+/// An endpoint, its application and its I/O.
+pub struct Pump<A: App, I: Io = SystemIo> {
+    endpoint: Endpoint,
+    io: I,
+    app: A,
+    options: PumpOptions,
+    counters: PumpCounters,
+    links: Links,
+    sender: Sender,
+    received: BytesMut,
+    read: Box<[u8]>,
+    batch: TunBatch,
+    inbox: Inbox<A::Message>,
+    inbox_ready: bool,
+    clock: Clock,
+    started: bool,
+    stop: bool,
+    stopped: bool,
+}
+
+/// The timer, set as rarely as possible: an armed deadline that is too early costs one idle turn,
+/// setting it in every turn costs a system call per turn.
+struct Clock {
+    timer: Timer,
+    armed: Option<Instant>,
+    fired: bool,
+    sets: u64,
+    /// What the endpoint asked for in the last turn.
+    due: Option<Instant>,
+}
+
+impl<A: App, I: Io> Pump<A, I> {
+    /// Puts them together. [`App::start`] is called in the first turn.
+    ///
+    /// # Errors
+    /// No descriptors left for the timer and the control channel.
+    pub fn new(endpoint: Endpoint, io: I, app: A) -> io::Result<Self> {
+        Self::with_options(endpoint, io, app, PumpOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Pump::new`].
+    pub fn with_options(
+        endpoint: Endpoint,
+        io: I,
+        app: A,
+        options: PumpOptions,
+    ) -> io::Result<Self> {
+        let mut links = Links::default();
+        links.sync(&io);
+        Ok(Self {
+            endpoint,
+            io,
+            app,
+            counters: PumpCounters::default(),
+            links,
+            sender: Sender::new(&options),
+            received: BytesMut::new(),
+            read: vec![0; TUN_READ].into_boxed_slice(),
+            batch: TunBatch::default(),
+            inbox: Inbox::new()?,
+            inbox_ready: true,
+            clock: Clock {
+                timer: Timer::new()?,
+                armed: None,
+                fired: false,
+                sets: 0,
+                due: None,
+            },
+            started: false,
+            stop: false,
+            stopped: false,
+            options,
+        })
+    }
+
+    /// A way into the loop for other threads.
+    #[must_use]
+    pub fn controller(&self) -> Controller<A::Message> {
+        self.inbox.controller()
+    }
+
+    /// Everything there is to wait for: sockets, devices, the timer and the control channel.
+    pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
+        self.links.sources().chain([Source::Timer, Source::Control])
+    }
+
+    /// What of `source` is to be waited for now. Nothing, where the pump already knows it is ready.
+    #[must_use]
+    pub fn interest(&self, source: Source) -> Interest {
+        match source {
+            Source::Timer if self.clock.fired => Interest::default(),
+            Source::Control if self.inbox_ready => Interest::default(),
+            Source::Timer | Source::Control => Interest::READ,
+            Source::Socket(_) | Source::Port(_) => self.links.interest(source),
+        }
+    }
+
+    /// Says that a source is ready.
+    pub fn ready(&mut self, source: Source, ready: Interest) {
+        match source {
+            Source::Timer => self.clock.fired |= ready.read,
+            Source::Control => self.inbox_ready |= ready.read,
+            Source::Socket(_) | Source::Port(_) => self.links.ready(source, ready),
+        }
+    }
+
+    /// One turn: takes what waits (bounded), does what is due, sends and writes what there is. `now`
+    /// must not go back.
+    ///
+    /// # Errors
+    /// [`Error::Timer`] only.
+    pub fn turn(&mut self, now: Instant) -> Result<TurnReport, Error> {
+        self.counters.turns += 1;
+        let mut sources_changed = self.links.sync(&self.io);
+        if !self.started {
+            self.started = true;
+            sources_changed = true;
+            self.with_app(now, |app, cx| app.start(cx));
+        }
+        let mut again = self.messages(now);
+        again |= self.receive(now);
+        again |= self.read(now);
+        self.timeouts(now);
+        again |= self.output(now);
+        sources_changed |= self.links.sync(&self.io);
+        if self.stop && !self.stopped {
+            self.stopped = true;
+            self.output_for(now, LAST_SENDS);
+        }
+        let deadline = self.deadline(now);
+        again |= deadline.is_some_and(|deadline| deadline <= now);
+        if !again && !self.stopped {
+            self.clock.arm(now, deadline).map_err(Error::Timer)?;
+            self.counters.timer_sets = self.clock.sets;
+        }
+        Ok(TurnReport {
+            again,
+            stopped: self.stopped,
+            sources_changed,
+            deadline,
+        })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &PumpCounters {
+        &self.counters
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn app(&self) -> &A {
+        &self.app
+    }
+
+    /// The application, to be changed.
+    pub fn app_mut(&mut self) -> &mut A {
+        &mut self.app
+    }
+
+    /// The I/O.
+    #[must_use]
+    pub fn io(&self) -> &I {
+        &self.io
+    }
+
+    /// Takes the pump apart.
+    #[must_use]
+    pub fn into_parts(self) -> (Endpoint, I, A) {
+        (self.endpoint, self.io, self.app)
+    }
+
+    fn with_app<T>(&mut self, now: Instant, call: impl FnOnce(&mut A, &mut Cx<'_>) -> T) -> T {
+        let mut cx = Cx {
+            now,
+            endpoint: &mut self.endpoint,
+            sockets: &mut self.io,
+            stop: &mut self.stop,
+        };
+        call(&mut self.app, &mut cx)
+    }
+
+    fn messages(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.inbox_ready) {
+            self.stop |= self.inbox.collect();
+        }
+        for _ in 0..self.options.events {
+            let Some(message) = self.inbox.next() else {
+                break;
+            };
+            self.counters.messages += 1;
+            self.with_app(now, |app, cx| app.on_message(cx, message));
+        }
+        !self.inbox.is_empty()
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut again = false;
+        for link in &mut self.links.sockets {
+            let mut failures = 0;
+            for _ in 0..self.options.receives {
+                if !link.readable {
+                    break;
+                }
+                if self.received.len() < UDP_BATCH {
+                    // Cleared bytes, not uninitialised ones: the price is a `memset` per buffer, not
+                    // per receive.
+                    self.received.clear();
+                    self.received.reserve(RECEIVE_BUFFER);
+                    self.received.resize(RECEIVE_BUFFER, 0);
+                }
+                match self.io.try_recv(link.id, &mut self.received) {
+                    Ok((meta, length)) => {
+                        failures = 0;
+                        self.counters.receives += 1;
+                        let data = self.received.split_to(length.min(self.received.len()));
+                        // Nobody has port 0: an answer would fail as if GSO did.
+                        if meta.remote.port() != 0 && !data.is_empty() {
+                            self.endpoint.handle_udp(now, meta, data);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        // What ICMP has told about an earlier send, for instance.
+                        tracing::debug!(socket = link.id.0, %error, "UDP receive");
+                        self.counters.receive_errors += 1;
+                        failures += 1;
+                        link.readable = failures < FAILURES;
+                    }
+                }
+            }
+            again |= link.readable;
+        }
+        again
+    }
+
+    fn read(&mut self, now: Instant) -> bool {
+        let mut again = false;
+        for index in 0..self.links.ports.len() {
+            let mut lost = None;
+            let link = &mut self.links.ports[index];
+            let port = link.id;
+            for _ in 0..self.options.reads {
+                if !link.readable {
+                    break;
+                }
+                match self.io.try_read_tun(port, &mut self.read) {
+                    Ok((header, range)) => {
+                        self.counters.reads += 1;
+                        if let Some(packet) = self.read.get(range).filter(|data| !data.is_empty()) {
+                            let _ = self.endpoint.handle_tun(now, port, header, packet);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        link.readable = false;
+                        link.lost = true;
+                        self.counters.writes_dropped += link.waiting.len() as u64;
+                        link.waiting.clear();
+                        lost = Some(error);
+                    }
+                }
+            }
+            again |= link.readable;
+            if let Some(error) = lost {
+                self.with_app(now, |app, cx| app.on_port_lost(cx, port, &error));
+            }
+        }
+        again
+    }
+
+    fn timeouts(&mut self, now: Instant) {
+        // Output that cannot leave hides the endpoint's timers.
+        if self.clock.due.is_some_and(|due| due <= now) || self.sender.is_blocked() {
+            self.endpoint.handle_timeout(now);
+        }
+        if self.app.deadline().is_some_and(|deadline| deadline <= now) {
+            self.with_app(now, |app, cx| app.on_deadline(cx));
+        }
+    }
+
+    fn output(&mut self, now: Instant) -> bool {
+        self.output_for(now, self.options.sends)
+    }
+
+    /// Writes, sends and tells; `true` if there is more than a turn may do.
+    fn output_for(&mut self, now: Instant, mut sends: usize) -> bool {
+        for _ in 0..PASSES {
+            self.links.sync(&self.io);
+            self.write_frames();
+            let more = self.send_datagrams(now, &mut sends);
+            let events = self.tell_events(now);
+            if more {
+                return true;
+            }
+            if events == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn write_frames(&mut self) {
+        writer::resume(&mut self.io, &mut self.links, &mut self.counters);
+        while self.endpoint.poll_tun(&mut self.batch) {
+            writer::write(
+                &mut self.batch,
+                self.options.waiting_frames,
+                &mut self.io,
+                &mut self.links,
+                &mut self.counters,
+            );
+        }
+    }
+
+    fn send_datagrams(&mut self, now: Instant, sends: &mut usize) -> bool {
+        let Self {
+            endpoint,
+            io,
+            links,
+            sender,
+            counters,
+            ..
+        } = self;
+        if !sender.resume(io, links, counters, now) {
+            return false;
+        }
+        while *sends > 0 {
+            *sends -= 1;
+            let segments =
+                NonZeroUsize::new(sender.max_segments(io, links)).unwrap_or(NonZeroUsize::MIN);
+            sender.buffer.clear();
+            let Some(transmit) = endpoint.poll_transmit(now, segments, &mut sender.buffer) else {
+                return false;
+            };
+            if !sender.send(transmit, io, links, counters, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn tell_events(&mut self, now: Instant) -> usize {
+        for told in 0..self.options.events {
+            let Some(event) = self.endpoint.poll_event() else {
+                return told;
+            };
+            self.with_app(now, |app, cx| app.on_event(cx, event));
+        }
+        self.options.events
+    }
+
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let endpoint = self.endpoint.poll_timeout().map(|deadline| {
+            if deadline.reason == TimerReason::QueuedOutput && self.sender.is_blocked() {
+                now + BLOCKED_TICK
+            } else {
+                deadline.at
+            }
+        });
+        self.clock.due = endpoint;
+        match (endpoint, self.app.deadline()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+impl<A: App, I: Descriptors> Pump<A, I> {
+    /// The descriptor to wait on for `source`.
+    #[must_use]
+    pub fn descriptor(&self, source: Source) -> Option<BorrowedFd<'_>> {
+        match source {
+            Source::Timer => Some(self.clock.timer.as_fd()),
+            Source::Control => Some(self.inbox.as_fd()),
+            Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
+        }
+    }
+
+    /// A descriptor of the adapter's own for `source`, to register and to close when it likes: the
+    /// pump's own may be closed, and its number given to another, before the adapter hears of it.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` if there is no such source.
+    pub fn duplicate(&self, source: Source) -> io::Result<OwnedFd> {
+        self.descriptor(source)
+            .ok_or(ErrorKind::NotFound)?
+            .try_clone_to_owned()
+    }
+}
+
+impl Clock {
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<()> {
+        let passed = self.fired || self.armed.is_some_and(|armed| armed <= now);
+        let sooner = match (self.armed, deadline) {
+            (Some(armed), Some(deadline)) => deadline < armed,
+            (None, deadline) => deadline.is_some(),
+            (Some(_), None) => false,
+        };
+        if passed || sooner {
+            self.timer.set(deadline)?;
+            self.sets += 1;
+            self.armed = deadline;
+            self.fired = false;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

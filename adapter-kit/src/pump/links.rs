@@ -1,0 +1,131 @@
+//! What the pump knows of each socket and device.
+
+use std::collections::VecDeque;
+
+use masque_core::endpoint::{PortId, SocketId};
+use masque_core::wire::offload::TunFrame;
+
+use crate::io::{Interest, Io, Source};
+
+/// A socket: what it is taken for until it says `WouldBlock`.
+#[derive(Debug)]
+pub(super) struct SocketLink {
+    pub(super) id: SocketId,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// Has taken nothing for too long: what is for it is dropped until it is writable again.
+    pub(super) stuck: bool,
+}
+
+/// A device.
+#[derive(Debug)]
+pub(super) struct PortLink {
+    pub(super) id: PortId,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// Cannot be read any more.
+    pub(super) lost: bool,
+    /// A refused frame has been told of.
+    pub(super) complained: bool,
+    /// Frames it did not take yet, in order.
+    pub(super) waiting: VecDeque<TunFrame>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    pub(super) sockets: Vec<SocketLink>,
+    pub(super) ports: Vec<PortLink>,
+    generation: Option<u64>,
+}
+
+impl Links {
+    /// Takes over sockets and devices that came or went; `true` if there were any.
+    pub(super) fn sync(&mut self, io: &impl Io) -> bool {
+        let generation = Some(io.generation());
+        if self.generation == generation {
+            return false;
+        }
+        self.generation = generation;
+        let sockets = io.sockets();
+        self.sockets.retain(|link| sockets.contains(&link.id));
+        for id in sockets {
+            if self.sockets.iter().all(|link| link.id != id) {
+                self.sockets.push(SocketLink {
+                    id,
+                    readable: true,
+                    writable: true,
+                    stuck: false,
+                });
+            }
+        }
+        let ports = io.ports();
+        self.ports.retain(|link| ports.contains(&link.id));
+        for id in ports {
+            if self.ports.iter().all(|link| link.id != id) {
+                self.ports.push(PortLink {
+                    id,
+                    readable: true,
+                    writable: true,
+                    lost: false,
+                    complained: false,
+                    waiting: VecDeque::new(),
+                });
+            }
+        }
+        true
+    }
+
+    pub(super) fn socket(&mut self, id: SocketId) -> Option<&mut SocketLink> {
+        self.sockets.iter_mut().find(|link| link.id == id)
+    }
+
+    pub(super) fn port(&mut self, id: PortId) -> Option<&mut PortLink> {
+        self.ports.iter_mut().find(|link| link.id == id)
+    }
+
+    pub(super) fn sources(&self) -> impl Iterator<Item = Source> + '_ {
+        let sockets = self.sockets.iter().map(|link| Source::Socket(link.id));
+        let ports = self.ports.iter().filter(|link| !link.lost);
+        sockets.chain(ports.map(|link| Source::Port(link.id)))
+    }
+
+    /// What of a socket or device is to be waited for.
+    pub(super) fn interest(&self, source: Source) -> Interest {
+        match source {
+            Source::Socket(id) => self.sockets.iter().find(|link| link.id == id).map_or_else(
+                Interest::default,
+                |link| Interest {
+                    read: !link.readable,
+                    write: !link.writable,
+                },
+            ),
+            Source::Port(id) => self.ports.iter().find(|link| link.id == id).map_or_else(
+                Interest::default,
+                |link| Interest {
+                    read: !link.readable && !link.lost,
+                    write: !link.writable && !link.lost,
+                },
+            ),
+            Source::Timer | Source::Control => Interest::default(),
+        }
+    }
+
+    pub(super) fn ready(&mut self, source: Source, ready: Interest) {
+        match source {
+            Source::Socket(id) => {
+                if let Some(link) = self.socket(id) {
+                    link.readable |= ready.read;
+                    link.writable |= ready.write;
+                    link.stuck &= !ready.write;
+                }
+            }
+            Source::Port(id) => {
+                if let Some(link) = self.port(id) {
+                    link.readable |= ready.read && !link.lost;
+                    link.writable |= ready.write;
+                }
+            }
+            Source::Timer | Source::Control => {}
+        }
+    }
+}

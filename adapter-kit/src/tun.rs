@@ -1,0 +1,140 @@
+//! TUN devices.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+/// How a TUN device is made.
+#[derive(Clone, Debug)]
+pub struct TunConfig {
+    /// Its name; a `%d` in it is replaced by a number, `None` lets the system name it.
+    pub name: Option<String>,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Whether super-packets are asked for (`IFF_VNET_HDR`); falls back to none.
+    pub offload: bool,
+    /// The length of its transmit queue in packets.
+    pub queue: Option<u32>,
+    /// Whether the link is brought up at once.
+    pub up: bool,
+}
+
+impl Default for TunConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            mtu: 1280,
+            offload: true,
+            queue: None,
+            up: true,
+        }
+    }
+}
+
+/// Which offloads a device really has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offload {
+    /// Packets have a virtio-net header.
+    pub vnet_hdr: bool,
+    /// TCP super-packets both ways.
+    pub tcp: bool,
+    /// UDP super-packets both ways (Linux 6.2).
+    pub udp: bool,
+}
+
+/// A TUN device of the system.
+pub struct TunDevice {
+    device: SyncDevice,
+    name: String,
+    index: u32,
+    offload: Offload,
+}
+
+impl TunDevice {
+    /// Makes one. Where the system gives no offload it is made without, and says so once.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(config: &TunConfig) -> io::Result<Self> {
+        let device = match build(config, config.offload) {
+            Err(error) if config.offload && error.raw_os_error() == Some(libc::EINVAL) => {
+                tracing::warn!(%error, "no TUN offload: packets cross one by one");
+                build(config, false)?
+            }
+            other => other?,
+        };
+        device.set_nonblocking(true)?;
+        let offload = Offload {
+            vnet_hdr: device.tcp_gso(),
+            tcp: device.tcp_gso(),
+            udp: device.udp_gso(),
+        };
+        Ok(Self {
+            name: device.name()?,
+            index: device.if_index()?,
+            offload,
+            device,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of its interface.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Which offloads it has.
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Reads one packet with its header, if it has one.
+    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // On Linux this is the plain `read`: segmentation is the core's work.
+        self.device.recv(buffer)
+    }
+
+    /// Writes one packet with its header, if it has one.
+    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.device.send(packet).map(drop)
+    }
+}
+
+fn build(config: &TunConfig, offload: bool) -> io::Result<SyncDevice> {
+    let mut builder = DeviceBuilder::new().mtu(config.mtu).offload(offload);
+    if let Some(name) = &config.name {
+        builder = builder.name(name);
+    }
+    if let Some(queue) = config.queue {
+        builder = builder.tx_queue_len(queue);
+    }
+    if config.up {
+        builder = builder.enable(true);
+    } else {
+        builder = builder.inherit_enable_state();
+    }
+    builder.build_sync()
+}
+
+impl AsFd for TunDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+impl std::fmt::Debug for TunDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunDevice")
+            .field("name", &self.name)
+            .field("offload", &self.offload)
+            .finish_non_exhaustive()
+    }
+}

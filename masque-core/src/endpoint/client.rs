@@ -1,0 +1,241 @@
+//! What a client does with what the server says; and the tunnel MTU, which both roles follow.
+
+use std::time::{Duration, Instant};
+
+use super::conn::{Conn, tunnel_mtu};
+use super::event::Event;
+use super::types::TunnelHandle;
+use super::{ConnId, ConnectError, Endpoint, Target, setup};
+use crate::error::H3Code;
+use crate::session::{CloseHow, Command as SessionCommand, TunnelId, TunnelRequest};
+use crate::wire::capsule::{AddressAssign, RouteAdvertisement};
+use crate::wire::prefix::IpPrefix;
+use crate::wire::scope::{Scope, Target as ScopeTarget};
+use crate::wire::stream::Role;
+use crate::wire::template::Wildcard;
+
+impl Endpoint {
+    /// Connects to a server and asks it for a tunnel.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; nothing was sent then.
+    pub fn connect(&mut self, now: Instant, target: Target) -> Result<ConnId, ConnectError> {
+        self.advance(now);
+        if self.shutdown.is_some() {
+            return Err(ConnectError::ShuttingDown);
+        }
+        if self.ids.len() >= self.limits.max_connections {
+            return Err(ConnectError::Limit);
+        }
+        if self.fwd.port(target.config.port).is_none() {
+            return Err(ConnectError::UnknownPort);
+        }
+        let config = setup::client_config(&target.config, &self.profile, self.client_ids.clone())
+            .map_err(ConnectError::Profile)?;
+        let (handle, connection) =
+            self.quic
+                .connect(now, config, target.remote, &target.server_name)?;
+        let port = target.config.port;
+        let id = self.adopt(
+            handle,
+            connection,
+            Role::Client,
+            target.socket,
+            port,
+            target.remote,
+            None,
+        );
+        if let Some(conn) = self.conns[handle.0].as_mut() {
+            let value =
+                (target.scope.target != ScopeTarget::Any).then(|| target.scope.target_value());
+            let protocol = target.scope.protocol.map(|_| target.scope.ipproto_value());
+            let template = &target.config.template;
+            let request = TunnelRequest {
+                authority: template.authority().to_owned(),
+                path: template.expand(
+                    Some(value.as_deref().unwrap_or("*")),
+                    Some(protocol.as_deref().unwrap_or("*")),
+                    Wildcard::Encoded,
+                ),
+                protocol: "connect-ip".to_owned(),
+                scope: target.scope.clone(),
+                fields: target.fields,
+            };
+            conn.asked = target.scope;
+            // A new session of a client has no tunnels: it takes one.
+            let _ = conn.bridge.session().open_tunnel(request);
+        }
+        self.drive(now, handle.0);
+        Ok(id)
+    }
+
+    pub(super) fn on_server_connected(&mut self, now: Instant, conn: &mut Conn) {
+        let proven = conn.bridge.proven();
+        conn.identity = proven.identity;
+        self.watch_expiry(now, conn, proven.expires);
+    }
+
+    /// The tunnel is open, on either side.
+    pub(super) fn on_established(&mut self, now: Instant, conn: &mut Conn, id: TunnelId) {
+        let handle = TunnelHandle {
+            conn: conn.id,
+            tunnel: id,
+        };
+        if conn.role == Role::Client {
+            let scope = conn.asked.clone();
+            let tunnel = self.new_tunnel(
+                now,
+                handle,
+                scope,
+                Vec::new(),
+                false,
+                RouteAdvertisement::default(),
+            );
+            conn.tunnels.push(tunnel);
+            if let Some(port) = self.fwd.port_mut(conn.port) {
+                port.clients.push(handle);
+            }
+        }
+        let header = conn.bridge.session().datagram_header(id);
+        let rtt = conn.bridge.stats().path.rtt;
+        let Some(tunnel) = conn.tunnel_mut(id) else {
+            return;
+        };
+        tunnel.header = header;
+        // Three round trips are enough for one probe of the path MTU to come back.
+        tunnel.announce_by = Some(now + rtt * 3 + Duration::from_millis(100));
+        self.update_mtu(now, conn);
+    }
+
+    /// ADDRESS_ASSIGN: the full list replaces what we had; refusals are not addresses.
+    pub(super) fn on_assigned(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        id: TunnelId,
+        assign: &AddressAssign,
+    ) {
+        if conn.role != Role::Client {
+            // A client that assigns us addresses is a site of its own: nothing here uses them yet.
+            return;
+        }
+        let Some(tunnel) = conn.tunnel_mut(id) else {
+            return;
+        };
+        let addresses: Vec<IpPrefix> = assign
+            .0
+            .iter()
+            .filter(|entry| !entry.is_refusal())
+            .map(|entry| entry.prefix)
+            .collect();
+        tunnel.addresses = addresses;
+        if tunnel.announced {
+            let (handle, addresses) = (tunnel.handle, tunnel.addresses.clone());
+            self.events.push_back(Event::Addresses {
+                tunnel: handle,
+                addresses,
+            });
+        }
+        self.update_mtu(now, conn);
+    }
+
+    /// ROUTE_ADVERTISEMENT: the full list replaces what the peer routed before.
+    pub(super) fn on_routes(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        id: TunnelId,
+        routes: RouteAdvertisement,
+    ) {
+        if routes.ranges().len() > self.limits.max_routes {
+            let how = CloseHow::Abort(H3Code::EXCESSIVE_LOAD);
+            let _ = conn
+                .bridge
+                .session()
+                .handle_command(SessionCommand::CloseTunnel { tunnel: id, how });
+            return;
+        }
+        let role = conn.role;
+        let Some(tunnel) = conn.tunnel_mut(id) else {
+            return;
+        };
+        if role == Role::Client {
+            tunnel.routes = super::routes::RouteTable::new(routes.clone());
+        }
+        if tunnel.announced {
+            let handle = tunnel.handle;
+            self.events.push_back(Event::Routes {
+                tunnel: handle,
+                routes,
+            });
+        }
+        self.update_mtu(now, conn);
+    }
+
+    /// Follows the path: compares what a tunnel carries with what it carried, and tells of a change.
+    ///
+    /// A new tunnel is told of once the first probe of the path has shown that it carries IPv6, or a
+    /// few round trips have passed without: nobody then sees an MTU that lasts one round trip.
+    pub(super) fn update_mtu(&mut self, now: Instant, conn: &mut Conn) {
+        if conn.tunnels.is_empty() {
+            return;
+        }
+        let max = conn.bridge.max_datagram();
+        let device = self
+            .fwd
+            .port(conn.port)
+            .map_or(1500, |port| port.config.mtu);
+        let identity = conn.identity.clone().filter(|_| conn.role == Role::Server);
+        for tunnel in &mut conn.tunnels {
+            let Some(announce_by) = tunnel.announce_by else {
+                continue;
+            };
+            let mtu = match (tunnel.header, max) {
+                (Some(header), Some(max)) => tunnel_mtu(max, header.as_slice().len()),
+                (Some(_), None) => {
+                    tunnel.announce_by = None;
+                    continue;
+                }
+                (None, _) => device,
+            };
+            if tunnel.announced {
+                if mtu != tunnel.mtu {
+                    tunnel.mtu = mtu;
+                    self.events.push_back(Event::Mtu {
+                        tunnel: tunnel.handle,
+                        mtu,
+                    });
+                }
+                continue;
+            }
+            tunnel.mtu = mtu;
+            if mtu >= 1280 || now >= announce_by || conn.role == Role::Server {
+                tunnel.announced = true;
+                let handle = tunnel.handle;
+                let scope: Scope = tunnel.scope.clone();
+                self.events.push_back(Event::TunnelUp {
+                    tunnel: handle,
+                    identity: identity.clone(),
+                    scope,
+                });
+                self.events.push_back(Event::Mtu {
+                    tunnel: handle,
+                    mtu,
+                });
+                if !tunnel.addresses.is_empty() {
+                    self.events.push_back(Event::Addresses {
+                        tunnel: handle,
+                        addresses: tunnel.addresses.clone(),
+                    });
+                }
+                if !tunnel.routes.advertised().ranges().is_empty() {
+                    let routes = tunnel.routes.advertised().clone();
+                    self.events.push_back(Event::Routes {
+                        tunnel: handle,
+                        routes,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the endpoint knows of one connection and its tunnels.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::bridge::Bridge;
+use super::counters::DropReason;
+use super::event::CloseReason;
+use super::queue::{RateLimit, TunnelQueue};
+use super::routes::RouteTable;
+use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
+use crate::session::TunnelId;
+use crate::wire::datagram::DatagramHeader;
+use crate::wire::ip::PacketInfo;
+use crate::wire::prefix::IpPrefix;
+use crate::wire::scope::{Scope, Target};
+use crate::wire::stream::Role;
+
+/// One connection.
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) role: Role,
+    pub(super) bridge: Bridge,
+    pub(super) socket: SocketId,
+    pub(super) port: PortId,
+    pub(super) identity: Option<Identity>,
+    pub(super) expires: Option<Instant>,
+    /// The source prefix that pays for the handshake while it lasts (server).
+    pub(super) pays: Option<IpPrefix>,
+    pub(super) tunnels: Vec<Tunnel>,
+    /// The tunnel whose queue is served next.
+    pub(super) turn: usize,
+    pub(super) in_ring: bool,
+    pub(super) timer_dirty: bool,
+    pub(super) armed: Option<Instant>,
+    /// Why we closed it, which says more than what QUIC reports afterwards.
+    pub(super) closing: Option<CloseReason>,
+    pub(super) closed_told: bool,
+    pub(super) remote: std::net::SocketAddr,
+    /// The scope asked for (client), for the event that tells of the tunnel.
+    pub(super) asked: Scope,
+}
+
+impl Conn {
+    pub(super) fn tunnel_mut(&mut self, id: TunnelId) -> Option<&mut Tunnel> {
+        self.tunnels
+            .iter_mut()
+            .find(|tunnel| tunnel.handle.tunnel == id)
+    }
+
+    pub(super) fn tunnel(&self, id: TunnelId) -> Option<&Tunnel> {
+        self.tunnels
+            .iter()
+            .find(|tunnel| tunnel.handle.tunnel == id)
+    }
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+}
+
+/// One established tunnel.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) handle: TunnelHandle,
+    /// What stands before a packet in a QUIC DATAGRAM; `None` where packets go in capsules.
+    pub(super) header: Option<DatagramHeader>,
+    pub(super) scope: Scope,
+    /// The addresses of the client end.
+    pub(super) addresses: Vec<IpPrefix>,
+    /// Addresses that go back to the pool with the tunnel.
+    pub(super) lent: bool,
+    /// What the server end routes.
+    pub(super) routes: RouteTable,
+    pub(super) mtu: u32,
+    /// Told of by an event: before that, the path MTU is still being found.
+    pub(super) announced: bool,
+    /// When it is told of whatever the path MTU is by then.
+    pub(super) announce_by: Option<Instant>,
+    pub(super) queue: TunnelQueue,
+    pub(super) icmp: RateLimit,
+    pub(super) sent_packets: u64,
+    pub(super) received_packets: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
+}
+
+impl Tunnel {
+    /// Whether a packet may travel through this tunnel: its client end must be an address of the
+    /// client, its other end must be routed by the server and within the scope (RFC 9484 §4.6 to §4.8).
+    pub(super) fn judge(&self, way: Way, info: &PacketInfo) -> Result<(), DropReason> {
+        let (client_end, server_end) = match way {
+            Way::Up => (info.source, info.destination),
+            Way::Down => (info.destination, info.source),
+        };
+        if !forwardable(info.source) || !forwardable(info.destination) {
+            return Err(DropReason::NotForwardable);
+        }
+        if !self
+            .addresses
+            .iter()
+            .any(|prefix| prefix.contains(client_end))
+        {
+            return Err(match way {
+                Way::Up => DropReason::SourceNotAssigned,
+                Way::Down => DropReason::DestinationNotRouted,
+            });
+        }
+        if !in_scope(&self.scope, server_end, info) {
+            return Err(DropReason::OutOfScope);
+        }
+        if !self.routes.matches(server_end, info.protocol) {
+            // A router on the way reports from wherever it is: its ICMP is let in.
+            return match way {
+                Way::Up => Err(DropReason::DestinationNotRouted),
+                Way::Down if is_icmp(info) => Ok(()),
+                Way::Down => Err(DropReason::SourceNotAssigned),
+            };
+        }
+        Ok(())
+    }
+}
+
+fn is_icmp(info: &PacketInfo) -> bool {
+    info.protocol == if info.source.is_ipv4() { 1 } else { 58 }
+}
+
+/// ICMP belongs to every scope: without it path MTU discovery inside the tunnel would fail (RFC 9484 §4.6).
+fn in_scope(scope: &Scope, server_end: IpAddr, info: &PacketInfo) -> bool {
+    scope
+        .protocol
+        .is_none_or(|protocol| protocol == info.protocol || is_icmp(info))
+        && match &scope.target {
+            Target::Any => true,
+            Target::Prefix(prefix) => prefix.contains(server_end) || is_icmp(info),
+            Target::Name(_) => false,
+        }
+}
+
+/// Whether an address may be an end of a forwarded packet: no loopback, link-local, multicast,
+/// broadcast or unspecified address.
+pub(super) fn forwardable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.octets()[0] == 0)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6.segments()[0] & 0xffc0 == 0xfe80
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
+/// What a tunnel carries when QUIC takes `max_datagram` bytes.
+///
+/// ACKs go into a packet before DATAGRAM frames do, and a datagram of the greatest size then no
+/// longer fits; so a few bytes are left free, unless that would cost the tunnel its IPv6.
+pub(super) fn tunnel_mtu(max_datagram: usize, header: usize) -> u32 {
+    const MARGIN: usize = 16;
+    let full = max_datagram.saturating_sub(header);
+    let mtu = match full {
+        0..1280 => full.saturating_sub(MARGIN),
+        _ => full.saturating_sub(MARGIN).max(1280),
+    };
+    u32::try_from(mtu).unwrap_or(u32::MAX)
+}

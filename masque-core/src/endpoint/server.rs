@@ -1,0 +1,359 @@
+//! The server's decisions: who gets in, which addresses they get, what they are told to route here.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use quinn_proto::TimeSource;
+
+use super::conn::{Conn, Tunnel};
+use super::event::{CloseReason, Event};
+use super::queue::{RateLimit, TunnelQueue};
+use super::routes::{RouteTable, scoped};
+use super::types::TunnelHandle;
+use super::{ConnId, Endpoint, Identity};
+use crate::error::H3Code;
+use crate::session::{Command as SessionCommand, TunnelId, TunnelRequest};
+use crate::wire::capsule::{
+    AddressAssign, AddressEntry, AddressRequest, RequestId, RouteAdvertisement,
+};
+use crate::wire::fields::FieldList;
+use crate::wire::prefix::{AddressRange, IpPrefix};
+use crate::wire::scope::{Scope, Target};
+
+impl Endpoint {
+    /// The handshake is complete: reads who the client is, and makes room for it.
+    pub(super) fn on_client_connected(&mut self, now: Instant, conn: &mut Conn) {
+        let proven = conn.bridge.proven();
+        let server = self.server.as_ref();
+        if server.is_some_and(|server| server.require_identity) && proven.identity.is_none() {
+            self.close(
+                now,
+                conn,
+                CloseReason::NotAuthorised,
+                H3Code::REQUEST_REJECTED,
+                "no identity",
+            );
+            return;
+        }
+        conn.identity = proven.identity;
+        self.watch_expiry(now, conn, proven.expires);
+        if let Some(identity) = conn.identity.clone() {
+            self.replace_oldest(&identity, conn.id);
+        }
+    }
+
+    /// Closes a connection whose certificate has expired already; otherwise notes when it will.
+    pub(super) fn watch_expiry(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        expires: Option<std::time::SystemTime>,
+    ) {
+        let Some(expires) = expires else { return };
+        conn.expires = self.clock.instant_of(expires);
+        if expires <= self.clock.now() {
+            self.close(
+                now,
+                conn,
+                CloseReason::CertificateExpired,
+                H3Code::NO_ERROR,
+                "certificate expired",
+            );
+        }
+    }
+
+    /// An identity may have a bounded number of connections; the newest stay.
+    fn replace_oldest(&mut self, identity: &Identity, newest: ConnId) {
+        let older: Vec<ConnId> = self
+            .ids
+            .iter()
+            .filter(|(id, at)| {
+                **id != newest
+                    && self
+                        .conns
+                        .get(**at)
+                        .and_then(Option::as_ref)
+                        .is_some_and(|conn| {
+                            conn.identity.as_ref() == Some(identity) && conn.closing.is_none()
+                        })
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        let allowed = self.limits.connections_per_identity.saturating_sub(1);
+        let surplus = older.len().saturating_sub(allowed);
+        self.to_replace.extend(older.into_iter().take(surplus));
+    }
+
+    /// A request for a tunnel.
+    pub(super) fn on_requested(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        id: TunnelId,
+        request: TunnelRequest,
+    ) {
+        if conn.closing.is_some() || self.shutdown.is_some() {
+            self.refuse(conn, id, 503, "masque; error=connection_terminated");
+            return;
+        }
+        if conn.tunnels.len() >= self.limits.tunnels_per_connection {
+            self.refuse(conn, id, 429, "masque; error=connection_limit_reached");
+            return;
+        }
+        let Some(routes) = self.routes_for(&request.scope) else {
+            self.refuse(conn, id, 403, "masque; error=destination_ip_prohibited");
+            return;
+        };
+        let handle = TunnelHandle {
+            conn: conn.id,
+            tunnel: id,
+        };
+        // A second tunnel of one connection has addresses of its own; another connection of the
+        // same identity takes its addresses over.
+        let wall = self.clock.now();
+        let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
+        let given = match &leased {
+            Some(identity) => self.book.lease(identity, &[], wall),
+            None => self.book.lend(wall).map(|addresses| (addresses, None)),
+        };
+        let Ok((addresses, changed)) = given else {
+            self.refuse(
+                conn,
+                id,
+                503,
+                "masque; error=proxy_internal_error; details=\"no address left\"",
+            );
+            return;
+        };
+        if conn
+            .bridge
+            .session()
+            .handle_command(SessionCommand::Accept { tunnel: id })
+            .is_err()
+        {
+            if leased.is_none() {
+                self.book.give_back(&addresses);
+            }
+            return;
+        }
+        self.events.extend(changed.map(Event::LeaseChanged));
+        for &prefix in &addresses {
+            self.fwd.claim(prefix, handle);
+        }
+        let session = conn.bridge.session();
+        let assign = unasked(&addresses);
+        // The session takes both: it is open, and nothing is queued on it yet.
+        let _ = session.handle_command(SessionCommand::AssignAddresses { tunnel: id, assign });
+        let _ = session.handle_command(SessionCommand::AdvertiseRoutes {
+            tunnel: id,
+            routes: routes.clone(),
+        });
+        conn.tunnels.push(self.new_tunnel(
+            now,
+            handle,
+            request.scope,
+            addresses,
+            leased.is_none(),
+            routes,
+        ));
+    }
+
+    pub(super) fn new_tunnel(
+        &self,
+        now: Instant,
+        handle: TunnelHandle,
+        scope: Scope,
+        addresses: Vec<IpPrefix>,
+        lent: bool,
+        routes: RouteAdvertisement,
+    ) -> Tunnel {
+        Tunnel {
+            handle,
+            header: None,
+            scope,
+            addresses,
+            lent,
+            routes: RouteTable::new(routes),
+            mtu: 0,
+            announced: false,
+            announce_by: None,
+            queue: TunnelQueue::default(),
+            icmp: RateLimit::new(self.limits.icmp_per_second, now),
+            sent_packets: 0,
+            received_packets: 0,
+            sent_bytes: 0,
+            received_bytes: 0,
+        }
+    }
+
+    /// ADDRESS_REQUEST: every entry is answered, refusals included, in a full list (RFC 9484 §4.7.2).
+    pub(super) fn on_addresses_requested(
+        &mut self,
+        conn: &mut Conn,
+        id: TunnelId,
+        request: &AddressRequest,
+    ) {
+        let Some(tunnel) = conn.tunnel(id) else {
+            return;
+        };
+        let mut entries = unasked(&tunnel.addresses).0;
+        let mut refused = Vec::new();
+        for wanted in request.entries() {
+            let grant = entries.iter_mut().find(|entry| {
+                entry.request_id == RequestId::default()
+                    && entry.prefix.address().is_ipv4() == wanted.prefix.address().is_ipv4()
+                    && entry.prefix.length() == wanted.prefix.length()
+                    && (wanted.prefix.address().is_unspecified() || wanted.prefix == entry.prefix)
+            });
+            match grant {
+                Some(entry) => entry.request_id = wanted.request_id,
+                None => refused.push(AddressEntry {
+                    request_id: wanted.request_id,
+                    prefix: refusal(wanted),
+                }),
+            }
+        }
+        entries.append(&mut refused);
+        let command = SessionCommand::AssignAddresses {
+            tunnel: id,
+            assign: AddressAssign(entries),
+        };
+        let _ = conn.bridge.session().handle_command(command);
+    }
+
+    /// What a tunnel of this scope is told that we route; `None` where nothing of it is routed here.
+    fn routes_for(&self, scope: &Scope) -> Option<RouteAdvertisement> {
+        let target = match &scope.target {
+            Target::Any => None,
+            Target::Prefix(prefix) => Some(*prefix),
+            Target::Name(_) => return None,
+        };
+        let everything = |v4: bool| {
+            let prefix = if v4 { "0.0.0.0/0" } else { "::/0" };
+            prefix
+                .parse()
+                .ok()
+                .map(|prefix| AddressRange::from_prefix(prefix, 0))
+        };
+        let configured = self
+            .server
+            .as_ref()
+            .map(|server| server.routes.clone())
+            .unwrap_or_default();
+        let ranges = if configured.is_empty() {
+            [true, false]
+                .into_iter()
+                .filter(|&v4| self.book.has_version(v4))
+                .filter_map(everything)
+                .collect()
+        } else {
+            configured
+        };
+        let ranges = scoped(&ranges, target, scope.protocol);
+        if ranges.is_empty() {
+            None
+        } else {
+            Some(RouteAdvertisement::from_unordered(ranges))
+        }
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        conn: &mut Conn,
+        tunnel: TunnelId,
+        status: u16,
+        proxy_status: &str,
+    ) {
+        let mut fields = FieldList::default();
+        fields.push("proxy-status", proxy_status);
+        // An error means that the request is gone already.
+        let _ = conn
+            .bridge
+            .session()
+            .handle_command(SessionCommand::Refuse {
+                tunnel,
+                status,
+                fields,
+            });
+    }
+
+    /// A tunnel has ended: its addresses fall back to another tunnel of the identity, or to nobody.
+    pub(super) fn forget_tunnel(&mut self, conn: &mut Conn, id: TunnelId) -> bool {
+        let Some(index) = conn
+            .tunnels
+            .iter()
+            .position(|tunnel| tunnel.handle.tunnel == id)
+        else {
+            return false;
+        };
+        let tunnel = conn.tunnels.remove(index);
+        self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(tunnel.queue.bytes());
+        self.fwd
+            .counters
+            .drop(super::DropReason::NoTunnel, tunnel.queue.len() as u64);
+        for &prefix in &tunnel.addresses {
+            self.fwd.release(prefix, tunnel.handle);
+        }
+        if let Some(port) = self.fwd.port_mut(conn.port) {
+            port.clients.retain(|client| *client != tunnel.handle);
+        }
+        if self.server.is_some() && conn.role == crate::wire::stream::Role::Server {
+            if tunnel.lent {
+                self.book.give_back(&tunnel.addresses);
+            } else {
+                self.reclaim(conn, &tunnel.addresses);
+            }
+        }
+        true
+    }
+
+    /// Gives addresses to the newest other tunnel that has them, and notes when the lease was used.
+    fn reclaim(&mut self, gone: &Conn, addresses: &[IpPrefix]) {
+        let heirs = self
+            .ids
+            .iter()
+            .rev()
+            .filter(|(id, _)| **id != gone.id)
+            .filter_map(|(_, at)| self.conns.get(*at)?.as_ref());
+        let heir = heirs
+            .flat_map(|conn| conn.tunnels.iter())
+            .find(|tunnel| !tunnel.lent && tunnel.addresses == addresses);
+        if let Some(handle) = heir.map(|tunnel| tunnel.handle) {
+            for &prefix in addresses {
+                self.fwd.claim(prefix, handle);
+            }
+        }
+        let wall = self.clock.now();
+        let touched = gone
+            .identity
+            .as_ref()
+            .and_then(|identity| self.book.touch(identity, wall));
+        self.events.extend(touched.map(Event::LeaseChanged));
+    }
+
+    /// Whether `address` lies in a pool or a static assignment.
+    pub(super) fn is_client_space(&self, address: IpAddr) -> bool {
+        self.book.covers(address)
+    }
+}
+
+/// Entries nobody asked for.
+pub(super) fn unasked(addresses: &[IpPrefix]) -> AddressAssign {
+    AddressAssign(
+        addresses
+            .iter()
+            .map(|&prefix| AddressEntry {
+                request_id: RequestId::default(),
+                prefix,
+            })
+            .collect(),
+    )
+}
+
+/// All zeros with full length: "no" (RFC 9484 §4.7.1).
+fn refusal(wanted: &AddressEntry) -> IpPrefix {
+    IpPrefix::host(match wanted.prefix.address() {
+        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    })
+}

@@ -1,0 +1,262 @@
+//! quinn-proto's configuration, every value of it on purpose and every random input from [`Entropy`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use quinn_proto::congestion::{
+    BbrConfig, Controller, ControllerFactory, CubicConfig, NewRenoConfig,
+};
+use quinn_proto::{
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, NoneTokenStore, TimeSource, TransportConfig, VarInt, VarIntBoundsExceeded,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
+
+use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
+use super::entropy::Entropy;
+
+#[cfg(feature = "aws-lc-rs")]
+use aws_lc_rs::{hkdf, hmac};
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use ring::{hkdf, hmac};
+
+/// The length of the connection IDs we choose, in bytes.
+pub(super) const CID_LENGTH: usize = 8;
+
+/// Calendar time as the caller's `now` has it: quinn-proto asks for it when it judges tokens.
+#[derive(Debug)]
+pub(super) struct WallClock {
+    start: Instant,
+    wall: SystemTime,
+    elapsed_us: AtomicU64,
+}
+
+impl WallClock {
+    pub(super) fn new(start: Instant, wall: SystemTime) -> Self {
+        Self {
+            start,
+            wall,
+            elapsed_us: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn set(&self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.start).as_micros();
+        self.elapsed_us.store(
+            u64::try_from(elapsed).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The `Instant` at which it is `wall`; `None` if that is past or too far away to express.
+    pub(super) fn instant_of(&self, wall: SystemTime) -> Option<Instant> {
+        self.start.checked_add(wall.duration_since(self.wall).ok()?)
+    }
+}
+
+impl TimeSource for WallClock {
+    fn now(&self) -> SystemTime {
+        self.wall + Duration::from_micros(self.elapsed_us.load(Ordering::Relaxed))
+    }
+}
+
+/// Connection IDs from a seed. A lock, because the same generator serves the factory quinn-proto
+/// wants and the IDs clients invent for their servers; neither is on the path of a packet.
+struct SeededIds(Arc<Mutex<ChaCha20Rng>>);
+
+impl ConnectionIdGenerator for SeededIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        random_id(&self.0)
+    }
+
+    fn cid_len(&self) -> usize {
+        CID_LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+fn random_id(rng: &Mutex<ChaCha20Rng>) -> ConnectionId {
+    let mut bytes = [0; CID_LENGTH];
+    let mut rng = rng
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    rng.fill_bytes(&mut bytes);
+    ConnectionId::new(&bytes)
+}
+
+/// The endpoint's configuration: connection IDs, reset keys and random numbers from one seed.
+pub(super) fn endpoint_config(entropy: &Entropy, secret: [u8; 32]) -> EndpointConfig {
+    let ids = Arc::new(Mutex::new(entropy.fork("cid")));
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
+    config
+        .cid_generator(move || Box::new(SeededIds(ids.clone())))
+        .rng_seed(Some(entropy.bytes("quic")))
+        .grease_quic_bit(true)
+        .min_reset_interval(Duration::from_millis(20));
+    config
+}
+
+/// The server's configuration.
+pub(super) fn server_config(
+    server: &ServerConfig,
+    profile: &TransportProfile,
+    limits: &Limits,
+    clock: Arc<WallClock>,
+) -> Result<quinn_proto::ServerConfig, &'static str> {
+    let token_key =
+        hkdf::Salt::new(hkdf::HKDF_SHA256, b"masque retry token").extract(&server.secret);
+    let mut config = quinn_proto::ServerConfig::new(server.crypto.clone(), Arc::new(token_key));
+    let mut tokens = quinn_proto::ValidationTokenConfig::default();
+    tokens.sent(0);
+    config
+        .transport_config(Arc::new(transport_config(
+            profile,
+            quinn_proto::Side::Server,
+        )?))
+        .time_source(clock)
+        .validation_token_config(tokens)
+        .retry_token_lifetime(Duration::from_secs(15))
+        .max_incoming(limits.max_handshakes)
+        .incoming_buffer_size(16 << 10)
+        .incoming_buffer_size_total(4 << 20)
+        .migration(true);
+    Ok(config)
+}
+
+/// A client's configuration.
+pub(super) fn client_config(
+    client: &ClientConfig,
+    profile: &TransportProfile,
+    ids: Arc<Mutex<ChaCha20Rng>>,
+) -> Result<quinn_proto::ClientConfig, &'static str> {
+    let mut config = quinn_proto::ClientConfig::new(client.crypto.clone());
+    config
+        .transport_config(Arc::new(transport_config(
+            profile,
+            quinn_proto::Side::Client,
+        )?))
+        .token_store(Arc::new(NoneTokenStore))
+        .initial_dst_cid_provider(Arc::new(move || random_id(&ids)));
+    Ok(config)
+}
+
+/// QUIC on the path. Our HTTP/3 needs three unidirectional streams each way, and a client's request
+/// streams; a peer may open a few more of unknown types before it meets the limit.
+fn transport_config(
+    profile: &TransportProfile,
+    side: quinn_proto::Side,
+) -> Result<TransportConfig, &'static str> {
+    let too_long = |_: VarIntBoundsExceeded| "idle timeout too long";
+    let idle = IdleTimeout::try_from(profile.idle_timeout).map_err(too_long)?;
+    if !(1200..=65_507).contains(&profile.initial_mtu) {
+        return Err("initial_mtu must be 1200 to 65507");
+    }
+    let mut config = TransportConfig::default();
+    let requests = if side == quinn_proto::Side::Server {
+        32
+    } else {
+        0
+    };
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(requests))
+        .max_concurrent_uni_streams(VarInt::from_u32(8))
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(profile.keep_alive)
+        .stream_receive_window(VarInt::from_u32(profile.stream_receive_window))
+        .receive_window(VarInt::from_u32(
+            profile.stream_receive_window.saturating_mul(4),
+        ))
+        .send_window(profile.send_window)
+        .send_fairness(true)
+        .initial_rtt(profile.initial_rtt)
+        .initial_mtu(profile.initial_mtu)
+        .min_mtu(1200)
+        .crypto_buffer_size(16 << 10)
+        .allow_spin(false)
+        .datagram_receive_buffer_size(Some(profile.datagram_receive_buffer.max(64 << 10)))
+        .datagram_send_buffer_size(profile.datagram_send_buffer)
+        .enable_segmentation_offload(true)
+        .congestion_controller_factory(controller(profile));
+    config.mtu_discovery_config(profile.discover_mtu.then(|| {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery
+            .upper_bound(profile.max_mtu.max(profile.initial_mtu))
+            .interval(Duration::from_secs(600));
+        discovery
+    }));
+    if let Some(threshold) = profile.ack_threshold {
+        let mut frequency = AckFrequencyConfig::default();
+        frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
+        config.ack_frequency_config(Some(frequency));
+    }
+    Ok(config)
+}
+
+fn controller(profile: &TransportProfile) -> Arc<dyn ControllerFactory + Send + Sync> {
+    match profile.congestion {
+        CongestionControl::Cubic => Arc::new(CubicConfig::default()),
+        CongestionControl::NewReno => Arc::new(NewRenoConfig::default()),
+        CongestionControl::Bbr => Arc::new(BbrConfig::default()),
+        CongestionControl::Fixed(bits_per_second) => Arc::new(FixedFactory { bits_per_second }),
+    }
+}
+
+/// Makes controllers whose window is a given rate times the round-trip time, whatever is lost.
+struct FixedFactory {
+    bits_per_second: u64,
+}
+
+impl ControllerFactory for FixedFactory {
+    fn build(self: Arc<Self>, _now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let bytes_per_second = self.bits_per_second / 8;
+        let floor = 16 * u64::from(current_mtu);
+        Box::new(Fixed {
+            bytes_per_second,
+            window: floor.max(bytes_per_second / 10),
+            floor,
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Fixed {
+    bytes_per_second: u64,
+    window: u64,
+    floor: u64,
+}
+
+impl Controller for Fixed {
+    fn on_ack(&mut self, _: Instant, _: Instant, _: u64, _: bool, rtt: &quinn_proto::RttEstimator) {
+        let micros = u64::try_from(rtt.get().as_micros()).unwrap_or(u64::MAX);
+        // A quarter more than the product keeps the rate up while ACKs are on their way.
+        let window = self.bytes_per_second.saturating_mul(micros) / 800_000;
+        self.window = window.max(self.floor);
+    }
+
+    fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, _: u64) {}
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.floor = 16 * u64::from(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.window
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}

@@ -1,0 +1,6 @@
+//! A client and a server session wired back to back, and sessions alone under arbitrary input.
+
+mod alone;
+mod pair;
+mod props;
+mod pump;
