@@ -213,7 +213,7 @@ fn readiness(event: &Event) -> Interest {
 /// let now = Instant::now();
 /// // In earnest the seed comes from the system.
 /// let entropy = Entropy::from_seed([7; 32]);
-/// let endpoint = Endpoint::new(now, SystemTime::now(), config, entropy);
+/// let endpoint = Endpoint::new(now, SystemTime::now(), config, entropy)?;
 /// let mut io = SystemIo::new();
 /// io.add_socket(UdpConfig::new("127.0.0.1:0".parse()?).bind()?)?;
 /// let pump = Pump::new(endpoint, io, Nothing(now))?;

@@ -190,7 +190,8 @@ impl Peer {
         let (hand_over, controller) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let entropy = Entropy::from_seed([address.port() as u8; 32]);
-            let endpoint = Endpoint::new(Instant::now(), SystemTime::now(), config, entropy);
+            let endpoint = Endpoint::new(Instant::now(), SystemTime::now(), config, entropy)
+                .expect("a good configuration");
             let puppet = Puppet {
                 notes,
                 deadline: None,
