@@ -69,7 +69,7 @@ fn arrives(from: SocketAddr, to: SocketAddr, data: Vec<u8>) -> Input {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn garbage_from_anywhere_neither_panics_nor_stops_a_tunnel(
@@ -93,28 +93,24 @@ proptest! {
 
     #[test]
     fn spoilt_datagrams_neither_panic_nor_stop_a_tunnel(
-        spoilt in proptest::collection::vec((damage(), 0..400u32), 1..40)
+        spoilt in proptest::collection::vec((damage(), 0..400u32, 0..50u64), 1..40)
     ) {
         let mut star = running();
-        let mut wire: Vec<Input> = Vec::new();
-        // A first run to see what is sent, a second with spoilt copies of it at the same moments.
-        let mut steps = 0;
-        let mut attacks = Vec::new();
-        while let Some(at) = star.world.next_at().filter(|at| *at < Duration::from_secs(3)) {
-            wire.extend(star.world.peek().filter(|input| matches!(input, Input::Datagram { .. })).cloned());
-            for (damage, _) in spoilt.iter().filter(|(_, when)| *when == steps) {
-                let Some(Input::Datagram { from, to, data, .. }) = wire.last() else { continue };
-                attacks.push((at, arrives(*from, *to, apply(damage, data))));
+        for step in 0.. {
+            if star.world.next_at().is_none_or(|at| at > Duration::from_secs(5)) {
+                break;
+            }
+            // Copies of what is about to arrive, each spoilt in its way, come a little later.
+            if let Some(Input::Datagram { from, to, data, .. }) = star.world.peek().cloned() {
+                for (damage, _, after) in spoilt.iter().filter(|(_, when, _)| *when == step) {
+                    let attack = arrives(from, to, apply(damage, &data));
+                    star.world.schedule_in(Duration::from_millis(*after), attack);
+                }
             }
             star.world.step();
-            steps += 1;
         }
-        let mut star = running();
-        for (at, attack) in attacks {
-            star.world.schedule(at, attack);
-        }
-        star.world.run_until(Duration::from_secs(5));
         prop_assert_eq!(star.inner(star.client()).replies(), 40);
+        prop_assert!(star.inner(star.client()).others.is_empty());
     }
 
     #[test]
@@ -141,6 +137,8 @@ proptest! {
 fn apply(damage: &Damage, data: &[u8]) -> Vec<u8> {
     let mut data = data.to_vec();
     match damage {
+        // A copy of a copy may be empty already.
+        Damage::Flip(..) | Damage::Cut(_) if data.is_empty() => {}
         Damage::Flip(at, mask) => {
             let at = at.index(data.len());
             data[at] ^= mask;

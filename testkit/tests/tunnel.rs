@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use masque_core::endpoint::{CloseReason, Command, Event, SocketId, TunnelClosed, TunnelHandle};
 use masque_core::wire::prefix::IpPrefix;
+use masque_testkit::packet::{self, Packet};
 use masque_testkit::scenario::{Crypto, Options, Star, client_identity, pools, star};
 use masque_testkit::world::{Input, LinkConfig, NodeId, PingPlan, last_event};
 
@@ -53,6 +54,15 @@ fn closed(star: &Star, node: NodeId) -> Option<CloseReason> {
     last_event(star.world.node(node), |event| match event {
         Event::ConnectionClosed { reason, .. } => Some(reason.clone()),
         _ => None,
+    })
+}
+
+/// Whether these bytes are an undamaged ICMP error: what a host is told of a packet that went lost.
+fn is_icmp_error(bytes: &[u8]) -> bool {
+    Packet::parse(bytes).is_some_and(|packet| match (packet.protocol, packet.payload.first()) {
+        (packet::ICMP, Some(ty)) => [3, 11].contains(ty),
+        (packet::ICMP6, Some(ty)) => (1..=4).contains(ty),
+        _ => false,
     })
 }
 
@@ -180,10 +190,8 @@ fn packets_cross_hard_paths() {
         assert!(replies_within(&mut star, 150), "{link:?}");
         let (client, server) = (star.clients[0], star.server);
         for node in [client, server] {
-            assert!(
-                star.inner(node).others.is_empty(),
-                "damaged packets get in: {link:?}"
-            );
+            let others = &star.inner(node).others;
+            assert!(others.iter().all(|other| is_icmp_error(other)), "{link:?}");
             assert!(star.inner(node).replies_v4 > 60 && star.inner(node).replies_v6 > 60);
         }
         let stats = star.world.link_stats(client, server).expect("linked");
@@ -389,7 +397,7 @@ fn clients_reach_each_other_only_if_allowed() {
         };
         let pairs: Vec<_> = at(clients[0]).into_iter().zip(at(clients[1])).collect();
         for (source, destination) in pairs {
-            let echo = masque_testkit::packet::Echo {
+            let echo = packet::Echo {
                 request: true,
                 id: 9,
                 sequence: 9,
@@ -400,7 +408,7 @@ fn clients_reach_each_other_only_if_allowed() {
                 Input::Packet {
                     node: clients[0],
                     port: Default::default(),
-                    data: masque_testkit::packet::icmp_echo(source, destination, &echo),
+                    data: packet::icmp_echo(source, destination, &echo),
                 },
             );
         }

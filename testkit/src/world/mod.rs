@@ -12,7 +12,7 @@
 //! Each step checks, and panics with the time and the node where one does not hold:
 //!
 //! - time never goes back;
-//! - a drained endpoint neither has a deadline in the past nor one for `QueuedOutput`;
+//! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
 //! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
 //! - a port without offload gets plain packets.
