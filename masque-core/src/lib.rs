@@ -18,7 +18,13 @@ pub mod session;
 pub mod trace;
 pub mod wire;
 
-#[cfg(feature = "quic")]
+#[cfg(all(feature = "quic", any(feature = "aws-lc-rs", feature = "ring")))]
 pub mod endpoint;
+
+// The endpoint is left out above, so that this is the only error.
+#[cfg(all(feature = "quic", not(any(feature = "aws-lc-rs", feature = "ring"))))]
+compile_error!(
+    "masque-core's feature `quic` needs cryptography: turn on `aws-lc-rs` or `ring` (both imply `quic`)"
+);
 
 pub use error::{ErrorScope, H3Code, WireError, WireErrorKind};
