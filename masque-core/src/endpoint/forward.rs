@@ -139,7 +139,7 @@ impl Forwarding {
 
     /// A packet from the client's side of the server, or from the server, has left its tunnel:
     /// judges it and passes it on.
-    pub(super) fn from_tunnel(
+    pub(super) fn leave_tunnel(
         &mut self,
         now: Instant,
         conn: &mut Conn,
@@ -268,7 +268,7 @@ impl Forwarding {
         clippy::too_many_arguments,
         reason = "one call on the path of a packet, split for nobody"
     )]
-    pub(super) fn into_tunnel(
+    pub(super) fn enter_tunnel(
         &mut self,
         now: Instant,
         conn: &mut Conn,
@@ -321,7 +321,7 @@ impl Forwarding {
             return Err((DropReason::QueueFull, count));
         }
         let Some(datagram_header) = state.header else {
-            return self.into_capsules(conn, tunnel, header, packet);
+            return self.enter_capsules(conn, tunnel, header, packet);
         };
         if self.arena.capacity() - self.arena.len() < SUPER_PACKET.min(packet.len() * 2 + 256) {
             self.arena.reserve(ARENA);
@@ -351,7 +351,7 @@ impl Forwarding {
     }
 
     /// For a peer that takes no QUIC datagrams: packets in DATAGRAM capsules, on the stream.
-    fn into_capsules(
+    fn enter_capsules(
         &mut self,
         conn: &mut Conn,
         tunnel: usize,

@@ -144,13 +144,11 @@ impl Endpoint {
                 Ok(())
             }
             Command::Revoke { identity } => {
-                let of_identity =
-                    |conn: &&Box<super::Conn>| conn.identity.as_ref() == Some(&identity);
                 let all: Vec<_> = self
                     .conns
                     .iter()
                     .flatten()
-                    .filter(of_identity)
+                    .filter(|conn| conn.identity.as_ref() == Some(&identity))
                     .map(|conn| conn.id)
                     .collect();
                 for id in all {
