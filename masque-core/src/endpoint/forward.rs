@@ -178,20 +178,13 @@ impl Forwarding {
                     });
                 } else {
                     self.dropped(DropReason::HopLimit, packet.len(), trace);
-                    self.answer_into_tunnel(
-                        now,
-                        conn,
-                        tunnel,
-                        IcmpError::TimeExceeded,
-                        packet,
-                        &info,
-                    );
+                    self.answer_inside(now, conn, tunnel, IcmpError::TimeExceeded, packet, &info);
                 }
             }
             Err(reason) => {
                 self.dropped(reason, packet.len(), trace);
                 if let (Way::Up, Some(error)) = (way, error_for(reason)) {
-                    self.answer_into_tunnel(now, conn, tunnel, error, packet, &info);
+                    self.answer_inside(now, conn, tunnel, error, packet, &info);
                 }
             }
         }
@@ -468,7 +461,7 @@ impl Forwarding {
     }
 
     /// An ICMP error about a packet that came out of a tunnel goes back into it.
-    fn answer_into_tunnel(
+    fn answer_inside(
         &mut self,
         now: Instant,
         conn: &mut Conn,

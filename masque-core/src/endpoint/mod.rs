@@ -270,7 +270,7 @@ impl Endpoint {
         if header.gso_type != VnetHdr::GSO_NONE {
             self.fwd.counters.super_packets += 1;
         }
-        match self.leave_port(now, port, header, data) {
+        match self.take_from_port(now, port, header, data) {
             Ok(queued) => {
                 self.fwd.counters.packets_in += u64::from(queued);
                 Accepted { queued, dropped: 0 }
@@ -301,14 +301,14 @@ impl Endpoint {
             });
         }
         let result = match origin {
-            Origin::Local => self.leave_port(now, port, VnetHdr::default(), &packet),
+            Origin::Local => self.take_from_port(now, port, VnetHdr::default(), &packet),
             Origin::Forwarded => {
                 let mut copy = BytesMut::from(&packet[..]);
                 if PacketInfo::parse(&packet).is_ok() && !ip::decrement_hop_limit(&mut copy) {
                     self.hop_limit_exceeded(now, port, &packet);
                     Err((DropReason::HopLimit, 1))
                 } else {
-                    self.leave_port(now, port, VnetHdr::default(), &copy)
+                    self.take_from_port(now, port, VnetHdr::default(), &copy)
                 }
             }
         };
@@ -387,7 +387,12 @@ impl Endpoint {
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() && self.shutdown_is_over() {
+            self.shutdown_told = true;
+            return Some(Event::ShutdownComplete);
+        }
+        event
     }
 
     /// What was counted so far.
@@ -837,7 +842,7 @@ impl Endpoint {
     }
 
     /// Finds the tunnel of a packet from a device and queues it there.
-    fn leave_port(
+    fn take_from_port(
         &mut self,
         now: Instant,
         port: PortId,
