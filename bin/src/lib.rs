@@ -1,1 +1,20 @@
-//! The VPN.
+//! The VPN: command line, configuration, certificates, host networking and the two applications on top
+//! of the adapters.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod check;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod demo;
+pub mod exit;
+pub mod files;
+pub mod host;
+pub mod limits;
+pub mod logging;
+pub mod pki;
+pub mod runtime;
+pub mod server;
+pub mod state;
+pub mod tls;

@@ -1,2 +1,8 @@
 //! The VPN on mio.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    masque::cli::main::<masque::runtime::Mio>()
+}

@@ -1,0 +1,669 @@
+//! The client: an [`App`] that keeps one tunnel up and its host's network in step with it.
+
+mod backoff;
+mod install;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime};
+
+use masque_adapter_kit::{App, Controller, Cx, Offload};
+use masque_core::H3Code;
+use masque_core::endpoint::{
+    ClientConfig, CloseReason, Command, Config, ConnId, Event, Limits, PortId, SocketId, Target,
+    TunnelHandle,
+};
+use masque_core::session::{SessionConfig, TunnelEnd};
+use masque_core::wire::fields::FieldList;
+use masque_core::wire::prefix::IpPrefix;
+
+use self::backoff::Backoff;
+pub use self::install::Installer;
+use crate::app::{self, GRACE, StopSignals};
+use crate::config::client::ClientSettings;
+use crate::config::{ClientFile, Source};
+use crate::exit::{Exit, Failure};
+use crate::runtime::Runtime;
+use crate::server::list;
+use crate::tls;
+
+/// How often the way to the server is looked at: a changed source address means another network.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Runs a client until a signal ends it, or for good reason.
+///
+/// # Errors
+/// A [`Failure`]; the host is then as before.
+pub fn run<R: Runtime>(path: &Path, once: bool) -> Result<(), Failure> {
+    let mut settings = ClientFile::load(&Source::read(path)?)?;
+    if once {
+        settings.reconnect = None;
+    }
+    let signals = StopSignals::new()?;
+    serve::<R>(settings, signals, None)
+}
+
+/// Runs a client with these settings; `observer` is told what happens.
+///
+/// # Errors
+/// As [`run`].
+pub fn serve<R: Runtime>(
+    settings: ClientSettings,
+    signals: StopSignals,
+    observer: Option<mpsc::Sender<Status>>,
+) -> Result<(), Failure> {
+    let mut host = app::open_host(&settings.tun)?;
+    let tun = app::open_tun(&settings.tun)?;
+    host.set_up(tun.name(), Some(*settings.tun.mtu.get_ref()))
+        .map_err(|error| app::host_failure(&error))?;
+    let config = config(&settings, tun.offload());
+    tracing::info!(runtime = R::NAME, tun = tun.name(), url = settings.url, "client ready");
+    let installer = Installer::new(host, &settings, tun.name());
+    let mut io = app::system_io(&settings.transport);
+    io.add_tun(tun);
+    let app = ClientApp::new(settings, Some(installer), observer)?;
+    let mut pump = app::pump(config, io, app)?;
+    let controller = pump.controller();
+    pump.app_mut().controller = Some(controller.clone());
+    signals.forward(controller, || Message::Stop);
+    let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
+    // The device goes first: deleting it takes its addresses and routes along.
+    let (_, io, app) = pump.into_parts();
+    drop(io);
+    app.finish()
+}
+
+/// The endpoint's configuration.
+#[must_use]
+pub fn config(settings: &ClientSettings, offload: Offload) -> Config {
+    let any = [
+        IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    ];
+    Config {
+        server: None,
+        transport: settings.profile.clone(),
+        limits: Limits::default(),
+        session: SessionConfig {
+            wanted_addresses: any.into_iter().map(IpPrefix::host).collect(),
+            ..SessionConfig::default()
+        },
+        ports: vec![app::port_config(
+            offload,
+            *settings.tun.mtu.get_ref(),
+            Vec::new(),
+        )],
+    }
+}
+
+/// What other threads may tell a client.
+#[derive(Debug)]
+pub enum Message {
+    /// Say goodbye to the server, then end.
+    Stop,
+    /// What the server's name resolves to.
+    Resolved {
+        /// For which attempt.
+        attempt: u64,
+        /// The addresses.
+        result: io::Result<Vec<SocketAddr>>,
+    },
+}
+
+/// What an observer of a client is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// The tunnel is up.
+    Up,
+    /// The tunnel is down.
+    Down,
+    /// These addresses are in use now.
+    Addresses(Vec<IpPrefix>),
+    /// These routes are in use now.
+    Routes(Vec<IpPrefix>),
+    /// The tunnel carries packets of this size.
+    Mtu(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Until the next attempt.
+    Waiting(Instant),
+    /// For the address of the server.
+    Resolving,
+    /// For the tunnel, until then at the latest.
+    Connecting(Link, Instant),
+    /// The tunnel is there.
+    Up(Link, TunnelHandle),
+    /// We are leaving.
+    Stopping,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Link {
+    conn: ConnId,
+    socket: SocketId,
+    remote: SocketAddr,
+}
+
+/// The client's application.
+pub struct ClientApp {
+    settings: ClientSettings,
+    target: ClientConfig,
+    installer: Option<Installer>,
+    observer: Option<mpsc::Sender<Status>>,
+    controller: Option<Controller<Message>>,
+    backoff: Option<Backoff>,
+    phase: Phase,
+    attempt: u64,
+    was_up: bool,
+    timed_out: bool,
+    tunnel_end: Option<TunnelEnd>,
+    watch_at: Option<Instant>,
+    failure: Option<Failure>,
+}
+
+impl ClientApp {
+    /// With the host to keep in step (`None` with devices in memory).
+    ///
+    /// # Errors
+    /// TLS refuses the certificate.
+    pub fn new(
+        settings: ClientSettings,
+        installer: Option<Installer>,
+        observer: Option<mpsc::Sender<Status>>,
+    ) -> Result<Self, Failure> {
+        let target = ClientConfig {
+            crypto: settings.credentials.client()?,
+            template: settings.template.clone(),
+            port: app::PORT,
+        };
+        let backoff = match &settings.reconnect {
+            Some(section) => Some(Backoff::new(section, tls::random_seed()?)),
+            None => None,
+        };
+        Ok(Self {
+            settings,
+            target,
+            installer,
+            observer,
+            controller: None,
+            backoff,
+            phase: Phase::Resolving,
+            attempt: 0,
+            was_up: false,
+            timed_out: false,
+            tunnel_end: None,
+            watch_at: None,
+            failure: None,
+        })
+    }
+
+    /// Gives the application a way to hear from its own threads; to be called before the pump runs.
+    pub fn set_controller(&mut self, controller: Controller<Message>) {
+        self.controller = Some(controller);
+    }
+
+    /// Restores the host.
+    ///
+    /// # Errors
+    /// Why the client ended, if not by a signal; or what could not be restored.
+    pub fn finish(self) -> Result<(), Failure> {
+        let restored = app::close_host(self.installer.map(Installer::into_host));
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => restored,
+        }
+    }
+
+    fn tell(&self, status: Status) {
+        if let Some(observer) = &self.observer {
+            // An observer that has seen enough is no reason to stop.
+            let _ = observer.send(status);
+        }
+    }
+
+    /// Begins an attempt: the address first, then the connection.
+    fn attempt(&mut self, cx: &mut Cx<'_>) {
+        self.attempt += 1;
+        self.timed_out = false;
+        self.tunnel_end = None;
+        self.phase = Phase::Resolving;
+        let (host, port) = self.settings.connect.clone();
+        if let Ok(address) = host.parse::<IpAddr>() {
+            self.connect(cx, &[SocketAddr::new(address, port)]);
+            return;
+        }
+        let (attempt, controller) = (self.attempt, self.controller.clone());
+        // Resolving blocks for seconds where a network is broken; the loop must not.
+        std::thread::spawn(move || {
+            let result = (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect);
+            if let Some(controller) = controller {
+                // The loop may have ended meanwhile.
+                let _ = controller.send(Message::Resolved { attempt, result });
+            }
+        });
+    }
+
+    fn connect(&mut self, cx: &mut Cx<'_>, addresses: &[SocketAddr]) {
+        // Each attempt tries the next address: one of them may be unreachable from here.
+        let turn = usize::try_from(self.attempt - 1).unwrap_or(0);
+        let Some(remote) = addresses.get(turn % addresses.len().max(1)).copied() else {
+            let failure = Failure::new(
+                Exit::Unreachable,
+                format!("{} has no address", self.settings.connect.0),
+            );
+            return self.failed(cx, failure, false);
+        };
+        let any: IpAddr = match remote {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let mark = self.installer.is_some().then_some(self.settings.mark);
+        let socket = app::bind(SocketAddr::new(any, 0), &self.settings.transport, mark)
+            .and_then(|socket| {
+                cx.sockets
+                    .add(socket)
+                    .map_err(|error| Failure::system("cannot use a UDP socket", &error))
+            });
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(failure) => return self.failed(cx, failure, true),
+        };
+        let target = Target {
+            config: self.target.clone(),
+            remote,
+            server_name: self.settings.template.host().to_owned(),
+            socket,
+            scope: self.settings.scope.clone(),
+            fields: FieldList::default(),
+        };
+        match cx.endpoint.connect(cx.now, target) {
+            Ok(conn) => {
+                tracing::info!(%conn, %remote, "connecting");
+                let link = Link {
+                    conn,
+                    socket,
+                    remote,
+                };
+                let until = cx.now + self.settings.connect_timeout;
+                self.phase = Phase::Connecting(link, until);
+            }
+            Err(error) => {
+                cx.sockets.remove(socket);
+                let failure =
+                    Failure::new(Exit::Config, format!("cannot connect to {remote}: {error}"));
+                self.failed(cx, failure, true);
+            }
+        }
+    }
+
+    /// An attempt or a tunnel has ended: wait and try again, or end for good.
+    fn failed(&mut self, cx: &mut Cx<'_>, failure: Failure, permanent: bool) {
+        self.watch_at = None;
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        match &mut self.backoff {
+            Some(backoff) if self.was_up || !permanent => {
+                let wait = backoff.next_wait();
+                tracing::warn!(reason = failure.message, ?wait, "will try again");
+                self.phase = Phase::Waiting(cx.now + wait);
+            }
+            _ => {
+                self.failure = Some(failure);
+                self.leave(cx);
+            }
+        }
+    }
+
+    /// Something that no further attempt mends.
+    fn fatal(&mut self, cx: &mut Cx<'_>, failure: Failure) {
+        self.failure.get_or_insert(failure);
+        self.leave(cx);
+    }
+
+    fn leave(&mut self, cx: &mut Cx<'_>) {
+        self.watch_at = None;
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        let connected = matches!(self.phase, Phase::Connecting(..) | Phase::Up(..));
+        self.phase = Phase::Stopping;
+        let goodbye = Command::Shutdown { grace: GRACE };
+        if !connected || cx.endpoint.handle_command(cx.now, goodbye).is_err() {
+            cx.stop();
+        }
+    }
+
+    fn link(&self) -> Option<Link> {
+        match self.phase {
+            Phase::Connecting(link, _) | Phase::Up(link, _) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn is_ours(&self, tunnel: TunnelHandle) -> bool {
+        matches!(self.phase, Phase::Up(_, current) if current == tunnel)
+    }
+
+    fn close(&self, cx: &mut Cx<'_>, conn: ConnId) {
+        let close = Command::CloseConnection {
+            conn,
+            code: H3Code::NO_ERROR,
+        };
+        if let Err(error) = cx.endpoint.handle_command(cx.now, close) {
+            tracing::debug!(%error, "already closed");
+        }
+    }
+
+    fn tunnel_up(&mut self, cx: &mut Cx<'_>, link: Link, tunnel: TunnelHandle) {
+        self.phase = Phase::Up(link, tunnel);
+        self.was_up = true;
+        if let Some(backoff) = &mut self.backoff {
+            backoff.reset();
+        }
+        if let Some(installer) = &mut self.installer {
+            installer.connected(link.remote.ip());
+            self.watch_at = Some(cx.now + WATCH);
+        }
+        self.tell(Status::Up);
+        if let Some(info) = cx.endpoint.tunnel(tunnel) {
+            tracing::info!(%tunnel, remote = %link.remote, mtu = info.mtu, "tunnel up");
+            self.mtu_changed(cx, info.mtu);
+        }
+    }
+
+    fn mtu_changed(&mut self, cx: &mut Cx<'_>, tunnel_mtu: u32) {
+        let mtu = tunnel_mtu.min(*self.settings.tun.mtu.get_ref());
+        if let Some(installer) = &mut self.installer {
+            match installer.set_mtu(mtu) {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => return self.fatal(cx, app::host_failure(&error)),
+            }
+            let told = Command::PortMtu {
+                port: app::PORT,
+                mtu,
+            };
+            if let Err(error) = cx.endpoint.handle_command(cx.now, told) {
+                tracing::warn!(%error, "the endpoint does not take the MTU");
+            }
+        }
+        tracing::info!(mtu, "MTU");
+        self.tell(Status::Mtu(mtu));
+    }
+
+    fn addresses(&mut self, cx: &mut Cx<'_>, assigned: Vec<IpPrefix>) {
+        let installed = match &mut self.installer {
+            Some(installer) => match installer.set_addresses(&assigned) {
+                Ok(installed) => installed,
+                Err(error) => return self.fatal(cx, app::host_failure(&error)),
+            },
+            None => assigned,
+        };
+        tracing::info!(addresses = %list(&installed), "addresses");
+        self.tell(Status::Addresses(installed));
+    }
+
+    fn routes(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ranges: &[masque_core::wire::prefix::AddressRange],
+    ) {
+        let installed = match &mut self.installer {
+            Some(installer) => match installer.set_routes(ranges) {
+                Ok(installed) => installed,
+                Err(error) => return self.fatal(cx, app::host_failure(&error)),
+            },
+            None => ranges.iter().flat_map(|range| range.prefixes()).collect(),
+        };
+        let shown: Vec<IpPrefix> = ranges
+            .iter()
+            .flat_map(|range| range.prefixes())
+            .take(8)
+            .collect();
+        tracing::info!(advertised = %list(&shown), installed = installed.len(), "routes");
+        tracing::debug!(routes = %list(&installed), "routes installed");
+        self.tell(Status::Routes(installed));
+    }
+
+    fn closed(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
+        if let Some(link) = self.link() {
+            cx.sockets.remove(link.socket);
+        }
+        if matches!(self.phase, Phase::Up(..)) {
+            self.tell(Status::Down);
+        }
+        let (failure, permanent) = self.judge(reason);
+        self.failed(cx, failure, permanent);
+    }
+
+    /// What the end of a connection means: an exit code, and whether trying again makes sense.
+    fn judge(&self, reason: &CloseReason) -> (Failure, bool) {
+        let (host, port) = &self.settings.connect;
+        let server = match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        match reason {
+            CloseReason::Tls(text) => {
+                let mut failure = Failure::new(
+                    Exit::Refused,
+                    format!("no secure connection to {server}: {text}"),
+                );
+                let own = self.settings.credentials.described();
+                failure.help = Some(match own.map(|own| own.unusable_at(SystemTime::now())) {
+                    Some(Some(why)) => format!("our own certificate {why}"),
+                    Some(None) => "check that ca is the server's CA, that the certificate is from the CA the server trusts, and the host name in url".to_owned(),
+                    None => "this client has no certificate; most servers demand one (certificate, key)".to_owned(),
+                });
+                (failure, true)
+            }
+            CloseReason::NotAuthorised | CloseReason::CertificateExpired => {
+                let text = format!("refused by {server}: {reason}");
+                (Failure::new(Exit::Refused, text), true)
+            }
+            CloseReason::Violation(_) | CloseReason::SettingsTimeout => {
+                let text = format!("{server} does not speak CONNECT-IP properly: {reason}");
+                (Failure::new(Exit::Refused, text), true)
+            }
+            CloseReason::Peer { .. } => {
+                let text = format!("{server} ended the connection: {reason}");
+                (Failure::new(Exit::Refused, text), false)
+            }
+            CloseReason::Local if self.timed_out => (self.silent(&server), false),
+            CloseReason::Local if self.tunnel_end.is_some() => {
+                judge_tunnel(&server, self.tunnel_end.unwrap_or(TunnelEnd::Local))
+            }
+            CloseReason::TimedOut if !self.was_up => (self.silent(&server), false),
+            _ => {
+                let text = format!("connection to {server} lost: {reason}");
+                (Failure::new(Exit::Unreachable, text), false)
+            }
+        }
+    }
+
+    fn silent(&self, server: &str) -> Failure {
+        Failure::new(Exit::Unreachable, format!("no answer from {server} (UDP)"))
+            .help("is the server running, and does a firewall let UDP to this port through?")
+    }
+
+    /// Another source address towards the server means another network.
+    fn watch(&mut self, cx: &mut Cx<'_>) {
+        let Phase::Up(link, _) = self.phase else {
+            self.watch_at = None;
+            return;
+        };
+        self.watch_at = Some(cx.now + WATCH);
+        let moved = self.installer.as_mut().is_some_and(Installer::moved);
+        if moved {
+            tracing::info!("the network changed: checking the path");
+            let rebound = Command::Rebound {
+                socket: link.socket,
+            };
+            if let Err(error) = cx.endpoint.handle_command(cx.now, rebound) {
+                tracing::debug!(%error, "no path check");
+            }
+        }
+    }
+}
+
+impl App for ClientApp {
+    type Message = Message;
+
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        self.attempt(cx);
+    }
+
+    fn on_event(&mut self, cx: &mut Cx<'_>, event: Event) {
+        match event {
+            Event::Connected { conn, remote, .. } => {
+                tracing::debug!(%conn, %remote, "connected");
+            }
+            Event::TunnelUp { tunnel, .. } => {
+                if let Phase::Connecting(link, _) = self.phase
+                    && link.conn == tunnel.conn
+                {
+                    self.tunnel_up(cx, link, tunnel);
+                }
+            }
+            Event::TunnelRefused {
+                conn,
+                status,
+                proxy_status,
+            } => {
+                let Some(link) = self.link().filter(|link| link.conn == conn) else {
+                    return;
+                };
+                self.close(cx, conn);
+                cx.sockets.remove(link.socket);
+                let (failure, permanent) =
+                    refused(&self.settings.url, status, proxy_status.as_deref());
+                // The connection's own end is no further news.
+                self.phase = Phase::Resolving;
+                self.failed(cx, failure, permanent);
+            }
+            Event::Addresses { tunnel, addresses } if self.is_ours(tunnel) => {
+                self.addresses(cx, addresses);
+            }
+            Event::Routes { tunnel, routes } if self.is_ours(tunnel) => {
+                self.routes(cx, routes.ranges());
+            }
+            Event::Mtu { tunnel, mtu } if self.is_ours(tunnel) => self.mtu_changed(cx, mtu),
+            Event::TunnelDown { tunnel, reason } => {
+                tracing::info!(%tunnel, ?reason, "tunnel down");
+                if self.link().is_some_and(|link| link.conn == tunnel.conn)
+                    && reason != TunnelEnd::ConnectionEnded
+                {
+                    self.tunnel_end = Some(reason);
+                    self.close(cx, tunnel.conn);
+                }
+            }
+            Event::ConnectionClosed { conn, reason } => {
+                if self.link().is_some_and(|link| link.conn == conn) {
+                    self.closed(cx, &reason);
+                }
+            }
+            Event::ShutdownComplete => cx.stop(),
+            Event::Migrated { remote, .. } => tracing::info!(%remote, "server moved"),
+            Event::Addresses { .. }
+            | Event::Routes { .. }
+            | Event::Mtu { .. }
+            | Event::LeaseChanged(_)
+            | Event::LeaseEnded(_) => {}
+        }
+    }
+
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Message) {
+        match message {
+            Message::Stop => self.leave(cx),
+            Message::Resolved { attempt, result } => {
+                if attempt != self.attempt || self.phase != Phase::Resolving {
+                    return;
+                }
+                match result {
+                    Ok(addresses) => self.connect(cx, &addresses),
+                    Err(error) => {
+                        let host = &self.settings.connect.0;
+                        let failure = Failure::new(
+                            Exit::Unreachable,
+                            format!("cannot resolve {host}: {error}"),
+                        );
+                        self.failed(cx, failure, false);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Waiting(at) | Phase::Connecting(_, at) => Some(at),
+            _ => None,
+        };
+        phase.into_iter().chain(self.watch_at).min()
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_>) {
+        match self.phase {
+            Phase::Waiting(at) if at <= cx.now => self.attempt(cx),
+            Phase::Connecting(link, at) if at <= cx.now => {
+                self.timed_out = true;
+                self.close(cx, link.conn);
+                self.closed(cx, &CloseReason::Local);
+            }
+            _ => {}
+        }
+        if self.watch_at.is_some_and(|at| at <= cx.now) {
+            self.watch(cx);
+        }
+    }
+
+    fn on_port_lost(&mut self, cx: &mut Cx<'_>, _port: PortId, error: &io::Error) {
+        self.failure.get_or_insert(Failure::new(
+            Exit::Host,
+            format!("the TUN device was taken away: {error}"),
+        ));
+        cx.stop();
+    }
+}
+
+/// What the end of a tunnel on a living connection means.
+fn judge_tunnel(server: &str, end: TunnelEnd) -> (Failure, bool) {
+    let (code, text, permanent) = match end {
+        TunnelEnd::Unsupported => (Exit::Refused, "does not offer CONNECT-IP", true),
+        TunnelEnd::Violation(_) => (Exit::Refused, "does not speak CONNECT-IP properly", true),
+        TunnelEnd::Rejected => (Exit::Refused, "takes no more tunnels now", false),
+        TunnelEnd::TimedOut => (Exit::Unreachable, "does not answer the request", false),
+        TunnelEnd::ResetByPeer { .. } => (Exit::Refused, "reset the tunnel", false),
+        TunnelEnd::Finished | TunnelEnd::Local | TunnelEnd::ConnectionEnded => {
+            (Exit::Unreachable, "ended the tunnel", false)
+        }
+    };
+    (Failure::new(code, format!("{server} {text}")), permanent)
+}
+
+/// What an HTTP status means: an exit code, and whether trying again makes no sense.
+fn refused(url: &str, status: u16, proxy_status: Option<&str>) -> (Failure, bool) {
+    let detail = proxy_status.map_or_else(String::new, |text| format!(" ({text})"));
+    let failure = Failure::new(
+        Exit::Refused,
+        format!("the server refuses {url} with status {status}{detail}"),
+    );
+    let help = match status {
+        404 => "the server knows no such URI template: compare url with its templates",
+        401 | 403 | 407 => "this identity is not allowed: ask the server's operator",
+        501 => "this server does not do CONNECT-IP",
+        400 => "the server does not understand this target or ipproto",
+        _ => return (failure, !matches!(status, 408 | 429 | 500..=599)),
+    };
+    (failure.help(help), true)
+}
+
+#[cfg(test)]
+mod tests;
