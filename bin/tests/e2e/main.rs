@@ -1,7 +1,11 @@
 //! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
 
+mod clients;
 mod namespace;
 mod pairs;
+mod paths;
 mod process;
+mod refusals;
+mod restores;
 mod traffic;
 mod world;

@@ -1,6 +1,7 @@
 //! The program as anyone starts it: its log read as it comes, killed and reaped when it goes out of scope.
 
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -133,17 +134,28 @@ impl Process {
         log.lines.iter().any(|line| line.to_string().contains(text))
     }
 
-    /// Waits until a client has addresses and routes.
-    pub(crate) fn wait_up(&self) -> &Self {
-        self.wait_up_from(0);
-        self
+    /// Waits until a client has addresses and routes; gives the addresses, IPv4 first.
+    pub(crate) fn wait_up(&self) -> Vec<IpAddr> {
+        self.wait_up_from(0)
     }
 
     /// As [`Self::wait_up`], for what is said from line `from` on.
-    pub(crate) fn wait_up_from(&self, from: usize) {
-        for message in ["tunnel up", "addresses", "routes"] {
-            self.wait_from(from, message, |fields| fields["message"] == message);
-        }
+    pub(crate) fn wait_up_from(&self, from: usize) -> Vec<IpAddr> {
+        let wait = |message: &str| {
+            let (fields, _) = self.wait_from(from, message, |fields| fields["message"] == message);
+            fields
+        };
+        wait("tunnel up");
+        wait("routes");
+        let addresses = wait("addresses");
+        let mut addresses: Vec<IpAddr> = addresses["addresses"]
+            .as_str()
+            .unwrap()
+            .split(", ")
+            .filter_map(|prefix| prefix.split('/').next()?.parse().ok())
+            .collect();
+        addresses.sort_unstable();
+        addresses
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -190,18 +190,22 @@ pub(crate) fn connect(to: IpAddr) -> TcpStream {
 /// Moves so many bytes over TCP and compares every one; how long it took.
 pub(crate) fn transfer(direction: Direction, to: IpAddr, length: u64) -> Duration {
     let begun = Instant::now();
-    let mut stream = connect(to);
+    resume(&mut connect(to), direction, length);
+    begun.elapsed()
+}
+
+/// A transfer over a connection that is there already.
+pub(crate) fn resume(stream: &mut TcpStream, direction: Direction, length: u64) {
     let result = match direction {
         Direction::Up => stream
             .write_all(&length.to_be_bytes())
-            .and_then(|()| send(&mut stream, length))
+            .and_then(|()| send(stream, length))
             .and_then(|()| stream.read_exact(&mut [0])),
         Direction::Down => stream
             .write_all(&(length | DOWN).to_be_bytes())
-            .and_then(|()| receive(&mut stream, length)),
+            .and_then(|()| receive(stream, length)),
     };
-    result.unwrap_or_else(|error| panic!("TCP {direction:?} {to}: {error}"));
-    begun.elapsed()
+    result.unwrap_or_else(|error| panic!("TCP {direction:?}: {error}"));
 }
 
 /// One echo request; the time of its answer, `None` if there was none in `patience`.

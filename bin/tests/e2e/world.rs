@@ -9,8 +9,10 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use masque::pki::{Authority, Issued};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 
 use crate::namespace::Namespace;
 use crate::process::{Binary, Process};
@@ -49,13 +51,14 @@ pub(crate) struct World {
     pub(crate) server: Namespace,
     pub(crate) inet: Namespace,
     pub(crate) authority: Authority,
+    ca: Issued,
     egress: Egress,
     folder: tempfile::TempDir,
 }
 
 impl World {
     pub(crate) fn new(egress: Egress) -> Self {
-        let (authority, _) = Authority::generate("e2e", 2).unwrap();
+        let (authority, ca) = Authority::generate("e2e", 2).unwrap();
         let world = Self {
             client: Namespace::new("client"),
             second: Namespace::new("second"),
@@ -63,6 +66,7 @@ impl World {
             server: Namespace::new("server"),
             inet: Namespace::new("inet"),
             authority,
+            ca,
             egress,
             folder: tempfile::tempdir().unwrap(),
         };
@@ -102,14 +106,13 @@ impl World {
         self.router.set("ipv4/ip_forward", "1");
         self.router.set("ipv6/conf/all/forwarding", "1");
         let router = self.router.path();
-        for (namespace, peer, number) in [
-            (&self.client, "c0", "2"),
-            (&self.second, "d0", "3"),
-            (&self.server, "s0", "2"),
+        for (namespace, peer) in [
+            (&self.client, "c0"),
+            (&self.second, "d0"),
+            (&self.server, "s0"),
         ] {
             let pair = format!("link add eth0 type veth peer name {peer} netns {router}\n");
             namespace.ip(&pair);
-            let _ = number;
         }
         let inet = self.inet.path();
         self.server.ip(&format!(
@@ -156,6 +159,22 @@ impl World {
         self.write(&format!("{name}.key"), &issued.key);
     }
 
+    /// A client's certificate from the right CA that expired yesterday.
+    pub(crate) fn expired_client(&self, name: &str) -> Issued {
+        let key = KeyPair::from_pem(&self.ca.key).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&self.ca.certificate, key).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let day = Duration::from_secs(86_400);
+        params.not_before = (SystemTime::now() - 2 * day).into();
+        params.not_after = (SystemTime::now() - day).into();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        Issued {
+            certificate: params.signed_by(&key, &issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
     /// The server's configuration; `more` may end in tables.
     pub(crate) fn server_config(&self, more: &str) -> PathBuf {
         let nat = self.egress == Egress::Nat;
@@ -180,11 +199,15 @@ impl World {
             Underlay::V4 => "198.51.100.2",
             Underlay::V6 => "[2001:db8:2::2]",
         };
+        // Without a certificate of that name, a client without a certificate.
+        let own = match self.path(&format!("{name}.pem")).exists() {
+            true => format!("certificate = \"{name}.pem\"\nkey = \"{name}.key\"\n"),
+            false => String::new(),
+        };
         let text = format!(
             "url = \"https://{server}:4433/.well-known/masque/ip/{{target}}/{{ipproto}}/\"\n\
              ca = \"ca.pem\"\n\
-             certificate = \"{name}.pem\"\n\
-             key = \"{name}.key\"\n\
+             {own}\
              tun.name = \"vpn0\"\n\
              tun.run_dir = \"run-{name}\"\n\
              {more}\n"
