@@ -44,12 +44,23 @@ fn clients_do_not_reach_each_other_unless_allowed() {
             let heard = listener.recv_from(&mut [0; 16]);
             assert_eq!(heard.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         }
-        let probe = world.server.command("nft", &["list", "table", "inet", "probe"]);
-        assert_eq!(probe.matches("counter packets 0 bytes 0").count(), 2, "{probe}");
+        let probe = world
+            .server
+            .command("nft", &["list", "table", "inet", "probe"]);
+        assert_eq!(
+            probe.matches("counter packets 0 bytes 0").count(),
+            2,
+            "{probe}"
+        );
         alice.stop();
         bob.stop();
         let counted = server.stop();
-        assert_eq!(counted.dropped("client_to_client"), 2 * TRIES, "{}", counted.totals);
+        assert_eq!(
+            counted.dropped("client_to_client"),
+            2 * TRIES,
+            "{}",
+            counted.totals
+        );
         assert_eq!(counted.dropped("pool_source"), 0, "{}", counted.totals);
         assert_eq!(counted.totals["packets_across"], 0);
     });
@@ -80,8 +91,14 @@ fn clients_reach_each_other_where_allowed() {
                 traffic::transfer(Direction::Down, to, 1 << 20);
             });
         }
-        let probe = world.server.command("nft", &["list", "table", "inet", "probe"]);
-        assert_eq!(probe.matches("counter packets 0 bytes 0").count(), 2, "{probe}");
+        let probe = world
+            .server
+            .command("nft", &["list", "table", "inet", "probe"]);
+        assert_eq!(
+            probe.matches("counter packets 0 bytes 0").count(),
+            2,
+            "{probe}"
+        );
         alice.stop();
         bob.stop();
         let across = server.stop().totals["packets_across"].as_u64().unwrap();
@@ -127,7 +144,9 @@ add rule ip block way ip saddr 192.0.2.2 drop";
         world.router.command("nft", &["delete table ip block"]);
         comes_back(&world.client);
         let both_back = begun.elapsed();
-        say(&format!("after SIGKILL of the server: second client back in {bob_back:.2?}, first, let in then, in {both_back:.2?}"));
+        say(&format!(
+            "after SIGKILL of the server: second client back in {bob_back:.2?}, first, let in then, in {both_back:.2?}"
+        ));
         assert!(both_back < Duration::from_secs(3), "{both_back:?}");
         assert_eq!(alice.wait_up_from(said[0]), first);
         assert_eq!(bob.wait_up_from(said[1]), second);
@@ -143,5 +162,7 @@ fn leased(world: &World, addresses: &[IpAddr]) -> bool {
     let text: String = files
         .filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok())
         .collect();
-    addresses.iter().all(|address| text.contains(&format!("\"{address}\"")))
+    addresses
+        .iter()
+        .all(|address| text.contains(&format!("\"{address}\"")))
 }

@@ -7,5 +7,6 @@ mod paths;
 mod process;
 mod refusals;
 mod restores;
+mod spoofing;
 mod traffic;
 mod world;

@@ -84,7 +84,11 @@ impl Namespace {
             drop(input);
             let output = child.wait_with_output().unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}: {commands}\n{errors}", self.name);
+            assert!(
+                output.status.success(),
+                "{}: {commands}\n{errors}",
+                self.name
+            );
         });
     }
 

@@ -72,7 +72,9 @@ fn carries_much(binary: Binary) {
         for direction in [Direction::Up, Direction::Down] {
             let time = traffic::transfer(direction, ip(INET[0]), MUCH);
             let rate = MUCH as f64 * 8e-6 / time.as_secs_f64();
-            say(&format!("{binary:?} 100 MB {direction:?}: {time:.2?}, {rate:.0} Mbit/s"));
+            say(&format!(
+                "{binary:?} 100 MB {direction:?}: {time:.2?}, {rate:.0} Mbit/s"
+            ));
         }
     });
     client.stop();

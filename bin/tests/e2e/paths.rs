@@ -80,7 +80,11 @@ fn a_packet_too_big_for_the_tunnel_is_answered_by_us() {
                 socket.send_to(&[0; 1372], (to, 9)).unwrap();
                 thread::sleep(Duration::from_millis(5));
             }
-            assert_eq!(believed_mtu(&world, to).map(u64::from), Some(mtu), "to {to}");
+            assert_eq!(
+                believed_mtu(&world, to).map(u64::from),
+                Some(mtu),
+                "to {to}"
+            );
         }
         client.stop();
         assert!(server.stop().dropped("too_big") >= 2);
@@ -104,29 +108,33 @@ fn a_path_that_shrinks_under_traffic_stops_nothing() {
         let before = client.lines();
         let (down, up) = thread::scope(|scope| {
             // In the middle of the transfers, seen by the packets on the underlay.
-            let transfers = [Direction::Down, Direction::Up]
-                .map(|direction| {
-                    let world = &world;
-                    scope.spawn(move || {
-                        world.client.run(|| traffic::transfer(direction, to, MUCH))
-                    })
-                });
+            let transfers = [Direction::Down, Direction::Up].map(|direction| {
+                let world = &world;
+                scope.spawn(move || world.client.run(|| traffic::transfer(direction, to, MUCH)))
+            });
             let until = Instant::now() + PATIENCE;
             while carried(&world) < MUCH / 8 {
                 assert!(Instant::now() < until, "no traffic");
                 thread::sleep(Duration::from_millis(1));
             }
-            world.router.ip("link set s0 mtu 1300\nlink set c0 mtu 1300\n");
+            world
+                .router
+                .ip("link set s0 mtu 1300\nlink set c0 mtu 1300\n");
             let [down, up] = transfers.map(|transfer| transfer.join().unwrap());
             (down, up)
         });
-        say(&format!("the path shrank to 1300 bytes: 40 MB down in {down:.2?}, up in {up:.2?}"));
+        say(&format!(
+            "the path shrank to 1300 bytes: 40 MB down in {down:.2?}, up in {up:.2?}"
+        ));
         let (told, _) = client.wait_from(before, "a smaller MTU", |fields| {
             fields["message"] == "MTU" && fields["mtu"].as_u64() < Some(1272)
         });
         let mtu = told["mtu"].as_u64().unwrap();
         let believed = believed_mtu(&world, own).map(u64::from);
-        assert!(believed.is_some_and(|believed| believed <= 1272), "{believed:?} of {mtu}");
+        assert!(
+            believed.is_some_and(|believed| believed <= 1272),
+            "{believed:?} of {mtu}"
+        );
         client.stop();
         assert!(server.stop().dropped("too_big") > 0);
     });
@@ -134,7 +142,9 @@ fn a_path_that_shrinks_under_traffic_stops_nothing() {
 
 /// Bytes the server has sent towards the client so far.
 fn carried(world: &World) -> u64 {
-    let shown = world.router.command("ip", &["-j", "-s", "link", "show", "s0"]);
+    let shown = world
+        .router
+        .command("ip", &["-j", "-s", "link", "show", "s0"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     shown[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
 }
@@ -144,7 +154,9 @@ fn a_path_for_1232_bytes_carries_an_ipv4_tunnel() {
     inside(|| {
         let world = World::new(Egress::Routed);
         // 1,232 bytes, 8 of UDP, 20 of IPv4.
-        world.router.ip("link set s0 mtu 1260\nlink set c0 mtu 1260\n");
+        world
+            .router
+            .ip("link set s0 mtu 1260\nlink set c0 mtu 1260\n");
         let server = world.start_server(Binary::Tokio, "");
         let client = world.start_client(Binary::Tokio, Underlay::V4, "");
         client.wait_up();
@@ -155,7 +167,9 @@ fn a_path_for_1232_bytes_carries_an_ipv4_tunnel() {
             traffic::transfer(Direction::Down, to, 1 << 20);
         });
         assert!(client.has_said("too narrow for IPv6"));
-        let v6 = world.client.command("ip", &["-6", "route", "show", "table", "all"]);
+        let v6 = world
+            .client
+            .command("ip", &["-6", "route", "show", "table", "all"]);
         assert!(!v6.contains("dev vpn0"), "{v6}");
         client.stop();
         server.stop();
@@ -175,21 +189,28 @@ fn the_tunnel_lives_on_when_the_underlay_address_changes() {
             traffic::connect(to)
         });
         world.client.set("ipv4/conf/eth0/promote_secondaries", "1");
-        world.client.ip(
-            "address add 192.0.2.77/24 dev eth0\n\
+        world.client.ip("address add 192.0.2.77/24 dev eth0\n\
              address del 192.0.2.2/24 dev eth0\n\
-             route replace default via 192.0.2.1\n",
-        );
+             route replace default via 192.0.2.1\n");
         let begun = Instant::now();
         world.client.run(|| traffic::ping(to));
-        say(&format!("the underlay address changed: ping after {:.2?}", begun.elapsed()));
+        say(&format!(
+            "the underlay address changed: ping after {:.2?}",
+            begun.elapsed()
+        ));
         let moved = server.wait_for("client moved");
-        assert!(moved["remote"].to_string().contains("192.0.2.77"), "{moved}");
+        assert!(
+            moved["remote"].to_string().contains("192.0.2.77"),
+            "{moved}"
+        );
         // A TCP connection through the tunnel from before.
         traffic::resume(&mut stream, Direction::Up, 1 << 20);
         assert_eq!(world.client.run(|| traffic::seen_as(to)).0, own[0]);
         let after = client.lines();
-        assert!(!client.has_said("will try again"), "lines {said} to {after}");
+        assert!(
+            !client.has_said("will try again"),
+            "lines {said} to {after}"
+        );
         client.stop();
         server.stop();
     });

@@ -111,7 +111,11 @@ impl Process {
             let left = until.saturating_duration_since(Instant::now());
             if log.ended || left.is_zero() {
                 drop(log);
-                panic!("the {} never said {what}:\n{}", self.name, self.last_words());
+                panic!(
+                    "the {} never said {what}:\n{}",
+                    self.name,
+                    self.last_words()
+                );
             }
             log = changed.wait_timeout(log, left).unwrap().0;
         }
@@ -185,7 +189,12 @@ impl Process {
     pub(crate) fn stop(mut self) -> Ended {
         self.signal(Signal::SIGTERM);
         let status = self.wait();
-        assert!(status.success(), "{}: {status}\n{}", self.name, self.last_words());
+        assert!(
+            status.success(),
+            "{}: {status}\n{}",
+            self.name,
+            self.last_words()
+        );
         self.ended()
     }
 

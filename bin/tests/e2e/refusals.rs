@@ -41,8 +41,18 @@ fn a_client_without_a_certificate_is_refused() {
         let world = World::new(Egress::Routed);
         let server = world.start_server(Binary::Tokio, "");
         let config = world.client_config("nobody", Underlay::V4, "");
-        let words = ["no secure connection to 198.51.100.2:4433", "no certificate"];
-        fails(&world.client, Binary::Tokio, "client", &config, Exit::Refused, &words);
+        let words = [
+            "no secure connection to 198.51.100.2:4433",
+            "no certificate",
+        ];
+        fails(
+            &world.client,
+            Binary::Tokio,
+            "client",
+            &config,
+            Exit::Refused,
+            &words,
+        );
         assert!(!server.has_said("tunnel up"));
         server.stop();
     });
@@ -56,8 +66,18 @@ fn a_client_of_another_ca_is_refused() {
         let (other, _) = Authority::generate("other", 1).unwrap();
         world.identity("mallory", &other.issue_client("mallory", 1).unwrap());
         let config = world.client_config("mallory", Underlay::V4, "");
-        let words = ["no secure connection to 198.51.100.2:4433", "the CA the server trusts"];
-        fails(&world.client, Binary::Smol, "client", &config, Exit::Refused, &words);
+        let words = [
+            "no secure connection to 198.51.100.2:4433",
+            "the CA the server trusts",
+        ];
+        fails(
+            &world.client,
+            Binary::Smol,
+            "client",
+            &config,
+            Exit::Refused,
+            &words,
+        );
         assert!(!server.has_said("tunnel up"));
         server.stop();
     });
@@ -71,7 +91,14 @@ fn a_client_whose_certificate_expired_is_refused() {
         world.identity("late", &world.expired_client("late"));
         let config = world.client_config("late", Underlay::V4, "");
         let words = ["our own certificate expired on"];
-        fails(&world.client, Binary::Mio, "client", &config, Exit::Refused, &words);
+        fails(
+            &world.client,
+            Binary::Mio,
+            "client",
+            &config,
+            Exit::Refused,
+            &words,
+        );
         assert!(!server.has_said("tunnel up"));
         server.stop();
     });
@@ -87,7 +114,14 @@ fn a_server_of_another_ca_is_not_believed() {
         let server = world.start_server(Binary::Tokio, "");
         let config = world.client_config("alice", Underlay::V4, "");
         let words = ["no secure connection to 198.51.100.2:4433", "UnknownIssuer"];
-        fails(&world.client, Binary::Mio, "client", &config, Exit::Refused, &words);
+        fails(
+            &world.client,
+            Binary::Mio,
+            "client",
+            &config,
+            Exit::Refused,
+            &words,
+        );
         server.stop();
     });
 }
@@ -101,7 +135,14 @@ fn a_silent_server_is_unreachable() {
         let config = world.client_config("alice", Underlay::V4, more);
         let words = ["no answer from 198.51.100.2:4433"];
         for binary in [Binary::Tokio, Binary::Smol, Binary::Mio] {
-            fails(&world.client, binary, "client", &config, Exit::Unreachable, &words);
+            fails(
+                &world.client,
+                binary,
+                "client",
+                &config,
+                Exit::Unreachable,
+                &words,
+            );
         }
         drop(silent);
     });
@@ -114,11 +155,25 @@ fn a_host_that_is_not_there_is_unreachable() {
         let more = "connect_timeout = \"1s\"\nreconnect = false\nconnect = \"198.51.100.99\"";
         let config = world.client_config("alice", Underlay::V4, more);
         let words = ["198.51.100.99:4433"];
-        fails(&world.client, Binary::Tokio, "client", &config, Exit::Unreachable, &words);
+        fails(
+            &world.client,
+            Binary::Tokio,
+            "client",
+            &config,
+            Exit::Unreachable,
+            &words,
+        );
         // No route at all.
         world.client.ip("route del default\n");
         let words = ["198.51.100.99:4433"];
-        fails(&world.client, Binary::Tokio, "client", &config, Exit::Unreachable, &words);
+        fails(
+            &world.client,
+            Binary::Tokio,
+            "client",
+            &config,
+            Exit::Unreachable,
+            &words,
+        );
     });
 }
 
@@ -131,7 +186,14 @@ fn a_template_the_server_does_not_know_is_refused() {
         let text = std::fs::read_to_string(&config).unwrap();
         let config = world.write("lost.toml", &text.replace("/masque/ip/", "/elsewhere/ip/"));
         let words = ["refuses", "status 404", "compare url with its templates"];
-        fails(&world.client, Binary::Tokio, "client", &config, Exit::Refused, &words);
+        fails(
+            &world.client,
+            Binary::Tokio,
+            "client",
+            &config,
+            Exit::Refused,
+            &words,
+        );
         server.stop();
     });
 }
@@ -154,7 +216,12 @@ fn a_port_in_use_is_named() {
 fn a_server_that_wants_too_much_gets_nowhere() {
     inside(|| {
         let world = World::new(Egress::Routed);
-        let routes = ["127.0.0.0/8", "192.0.2.0/24", "198.51.100.2/32", "203.0.113.0/24"];
+        let routes = [
+            "127.0.0.0/8",
+            "192.0.2.0/24",
+            "198.51.100.2/32",
+            "203.0.113.0/24",
+        ];
         let more = format!("routes = {routes:?}");
         let server = world.start_server(Binary::Tokio, &more);
         let client = world.start_client(Binary::Tokio, Underlay::V4, "");
@@ -171,14 +238,23 @@ fn a_server_that_wants_too_much_gets_nowhere() {
                 message.starts_with(&wanted) && message.contains(why)
             });
         }
-        let into_tunnel = world.client.command("ip", &["-4", "route", "show", "table", "all"]);
+        let into_tunnel = world
+            .client
+            .command("ip", &["-4", "route", "show", "table", "all"]);
         let into_tunnel: Vec<&str> = into_tunnel
             .lines()
             .filter(|line| line.contains("dev vpn0") && !line.starts_with("local"))
             .collect();
         assert_eq!(into_tunnel.len(), 1, "{into_tunnel:?}");
-        assert!(into_tunnel[0].starts_with("203.0.113.0/24"), "{into_tunnel:?}");
-        for (to, link) in [("192.0.2.1", "eth0"), ("127.0.0.1", "lo"), ("198.51.100.2", "eth0")] {
+        assert!(
+            into_tunnel[0].starts_with("203.0.113.0/24"),
+            "{into_tunnel:?}"
+        );
+        for (to, link) in [
+            ("192.0.2.1", "eth0"),
+            ("127.0.0.1", "lo"),
+            ("198.51.100.2", "eth0"),
+        ] {
             let way = world.client.command("ip", &["route", "get", to]);
             assert!(way.contains(&format!("dev {link}")), "{way}");
         }
@@ -193,7 +269,14 @@ fn a_wrong_configuration_names_its_line() {
         let world = World::new(Egress::Routed);
         let words = ["server.toml:", "unknown field `colour`"];
         let config = world.server_config("colour = \"green\"");
-        fails(&world.server, Binary::Tokio, "server", &config, Exit::Config, &words);
+        fails(
+            &world.server,
+            Binary::Tokio,
+            "server",
+            &config,
+            Exit::Config,
+            &words,
+        );
     });
 }
 
@@ -216,8 +299,15 @@ fn without_privileges_the_tun_cannot_be_made() {
             Err(error) => return crate::namespace::say(&format!("SKIPPED: setpriv: {error}")),
         };
         let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(Exit::Permission as i32), "{text}");
-        assert!(text.contains("run as root, or with CAP_NET_ADMIN"), "{text}");
+        assert_eq!(
+            output.status.code(),
+            Some(Exit::Permission as i32),
+            "{text}"
+        );
+        assert!(
+            text.contains("run as root, or with CAP_NET_ADMIN"),
+            "{text}"
+        );
         similar(&before, &world.client.snapshot());
     });
 }

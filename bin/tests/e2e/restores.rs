@@ -6,7 +6,10 @@ use crate::traffic;
 use crate::world::{Egress, INET, Underlay, World, ip};
 
 fn assert_same(what: &str, before: &str, after: &str) {
-    assert!(before == after, "{what}, before:\n{before}\nafter:\n{after}");
+    assert!(
+        before == after,
+        "{what}, before:\n{before}\nafter:\n{after}"
+    );
 }
 
 fn restores(binary: Binary) {
@@ -24,8 +27,16 @@ fn restores(binary: Binary) {
     assert_ne!(client_before, client_during);
     client.stop();
     server.stop();
-    assert_same("client after SIGTERM", &client_before, &world.client.snapshot());
-    assert_same("server after SIGTERM", &server_before, &world.server.snapshot());
+    assert_same(
+        "client after SIGTERM",
+        &client_before,
+        &world.client.snapshot(),
+    );
+    assert_same(
+        "server after SIGTERM",
+        &server_before,
+        &world.server.snapshot(),
+    );
 
     let server = world.start_server(binary, "");
     let client = world.start_client(binary, Underlay::V4, "");
@@ -33,8 +44,16 @@ fn restores(binary: Binary) {
     world.client.run(|| traffic::ping(ip(INET[0])));
     client.kill();
     server.kill();
-    assert_ne!(server_before, world.server.snapshot(), "SIGKILL leaves nothing");
-    assert_ne!(client_before, world.client.snapshot(), "SIGKILL leaves nothing");
+    assert_ne!(
+        server_before,
+        world.server.snapshot(),
+        "SIGKILL leaves nothing"
+    );
+    assert_ne!(
+        client_before,
+        world.client.snapshot(),
+        "SIGKILL leaves nothing"
+    );
 
     let server = world.start_server(binary, "");
     let client = world.start_client(binary, Underlay::V4, "");
@@ -42,8 +61,16 @@ fn restores(binary: Binary) {
     world.client.run(|| traffic::ping(ip(INET[0])));
     client.stop();
     server.stop();
-    assert_same("client after SIGKILL", &client_before, &world.client.snapshot());
-    assert_same("server after SIGKILL", &server_before, &world.server.snapshot());
+    assert_same(
+        "client after SIGKILL",
+        &client_before,
+        &world.client.snapshot(),
+    );
+    assert_same(
+        "server after SIGKILL",
+        &server_before,
+        &world.server.snapshot(),
+    );
 }
 
 #[test]

@@ -33,7 +33,9 @@ impl Bytes {
     }
 
     fn next(&mut self, buffer: &mut [u8]) -> usize {
-        let count = usize::try_from(self.left).unwrap_or(CHUNK).min(buffer.len());
+        let count = usize::try_from(self.left)
+            .unwrap_or(CHUNK)
+            .min(buffer.len());
         for eight in buffer[..count].chunks_mut(8) {
             self.state = self
                 .state

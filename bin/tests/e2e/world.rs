@@ -9,13 +9,14 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use masque::pki::{Authority, Issued};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 
 use crate::namespace::Namespace;
-use crate::process::{Binary, Process};
+use crate::process::{Binary, PATIENCE, Process};
 use crate::traffic;
 
 /// The host behind the server.
@@ -140,6 +141,20 @@ impl World {
         if self.egress == Egress::Routed {
             self.inet
                 .ip("route add default via 203.0.113.1\nroute add default via 2001:db8:4::1\n");
+        }
+        // Links settle in their own time, which would show in snapshots.
+        for namespace in [&self.client, &self.second, &self.server] {
+            for server in ["198.51.100.2", "2001:db8:2::2"] {
+                namespace.run(|| traffic::ping(ip(server)));
+            }
+            let until = Instant::now() + PATIENCE;
+            while namespace
+                .command("ip", &["-o", "link"])
+                .contains("state DOWN")
+            {
+                assert!(Instant::now() < until, "a link stays down");
+                thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
