@@ -1,1 +1,23 @@
-//! The simulated world.
+//! The simulated world for masque-core: endpoints, inner hosts and links in virtual time.
+//!
+//! One number, the seed, decides everything: the same seed gives the same bytes at the same
+//! microseconds, in this process or another.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`seed`] | one seed, a labelled stream for each purpose |
+//! | [`crypto`] | null crypto, seeded TLS, real TLS |
+//! | [`packet`] | inner IP packets, built and read by hand |
+//! | [`world`] | nodes, links, time, trace |
+//! | [`scenario`] | worlds ready to run |
+//! | [`lab`] | what `masque-lab` does: run and step |
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+pub mod lab;
+pub mod packet;
+pub mod scenario;
+pub mod seed;
+pub mod world;
+
+pub use seed::{Fnv, Seed};

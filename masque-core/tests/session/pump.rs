@@ -155,13 +155,11 @@ impl Pair {
             .handle_command(accept)
             .expect("it is pending");
         self.run();
-        assert_eq!(
-            self.client.take_events(),
-            [Event::Established {
-                tunnel: ours,
-                status: 200
-            }]
-        );
+        let established = Event::Established {
+            tunnel: ours,
+            status: 200,
+        };
+        assert_eq!(self.client.take_events(), [established]);
         self.server.take_events();
         (ours, theirs)
     }

@@ -1,2 +1,50 @@
-//! masque-lab
-fn main() {}
+//! masque-lab: runs and steps simulated worlds.
+
+use std::io::{self, BufWriter};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use masque_testkit::lab::{self, LabError, Scenario};
+
+/// Runs a server and clients in a simulated world: the same seed gives the same bytes.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the scenario to its end and says what came of it.
+    Run {
+        /// Print every input and output.
+        #[arg(long)]
+        trace: bool,
+        #[command(flatten)]
+        scenario: Scenario,
+    },
+    /// Takes one input at a time; commands come from standard input.
+    Step {
+        #[command(flatten)]
+        scenario: Scenario,
+    },
+}
+
+fn main() -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let result = match Cli::parse().command {
+        Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
+        Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
+    };
+    drop(out);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads may have seen enough.
+        Err(LabError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("masque-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Draining an endpoint as its contract says, and where its output goes.
+
+use std::net::SocketAddr;
+
+use masque_core::endpoint::{Ecn, Endpoint, PortId, TimerReason, Transmit};
+use masque_core::wire::offload::VnetHdr;
+
+use super::host::{Action, Host, HostCx};
+use super::link::overhead;
+use super::{Input, NodeId, World};
+use crate::packet;
+
+/// More than any honest endpoint does in one step.
+const MAX_OUTPUTS: usize = 100_000;
+
+impl World {
+    /// The contract's loop: everything out, then the deadline.
+    pub(super) fn drain(&mut self, id: NodeId) {
+        let now = self.instant();
+        let Some(mut endpoint) = self.nodes[id.0].endpoint.take() else {
+            return;
+        };
+        self.log_endpoint(id, &mut endpoint);
+        let mut buffer = std::mem::take(&mut self.nodes[id.0].transmit);
+        let mut batch = std::mem::take(&mut self.nodes[id.0].batch);
+        let mut outputs = 0;
+        let mut asked_again = false;
+        let mut deadline;
+        loop {
+            let before = outputs;
+            buffer.clear();
+            while let Some(transmit) = endpoint.poll_transmit(now, self.max_segments, &mut buffer) {
+                self.log_endpoint(id, &mut endpoint);
+                self.transmit(id, &transmit, &buffer);
+                buffer.clear();
+                outputs += 1;
+                self.check_drain(id, outputs);
+            }
+            while endpoint.poll_tun(&mut batch) {
+                for frame in &batch.frames {
+                    self.deliver(id, batch.port, frame.header(), frame.packet());
+                }
+                outputs += 1;
+                self.check_drain(id, outputs);
+            }
+            while let Some(event) = endpoint.poll_event() {
+                self.log(id, format_args!("event {event:?}"));
+                let node = &mut self.nodes[id.0];
+                node.note(&event);
+                node.events.push((self.now, event.clone()));
+                self.with_host(id, |host, cx| host.on_event(cx, &event));
+                outputs += 1;
+                self.check_drain(id, outputs);
+            }
+            if outputs > before {
+                continue;
+            }
+            deadline = endpoint.poll_timeout();
+            self.log_endpoint(id, &mut endpoint);
+            let queued = deadline.is_some_and(|it| it.reason == TimerReason::QueuedOutput);
+            // Being asked for a deadline is when an endpoint finds that its shutdown is complete, and
+            // says so: one more round, not two.
+            if !queued || asked_again {
+                break;
+            }
+            asked_again = true;
+        }
+        let node = &mut self.nodes[id.0];
+        node.endpoint = Some(endpoint);
+        node.transmit = buffer;
+        node.batch = batch;
+        let deadline = deadline.map(|deadline| {
+            let name = &self.nodes[id.0].name;
+            let reason = deadline.reason;
+            // quinn-proto counts a probe timeout from the last packet it sent, however long ago
+            // that was: its deadlines may have passed when they are set.
+            let quic = matches!(reason, TimerReason::Quic(_));
+            assert!(
+                deadline.at >= now || quic,
+                "{name} at {:?}: deadline in the past: {reason:?}",
+                self.now
+            );
+            assert!(
+                reason != TimerReason::QueuedOutput,
+                "{name} at {:?}: output queued after draining",
+                self.now
+            );
+            (deadline.at.max(now).duration_since(self.base), reason)
+        });
+        if let Some((at, reason)) = deadline
+            && self.nodes[id.0].deadline != deadline
+        {
+            self.log(
+                id,
+                format_args!("wakes at {} for {reason:?}", at.as_micros()),
+            );
+        }
+        self.nodes[id.0].deadline = deadline;
+    }
+
+    fn check_drain(&self, id: NodeId, outputs: usize) {
+        assert!(
+            outputs <= MAX_OUTPUTS,
+            "{} at {:?}: an endless drain",
+            self.nodes[id.0].name,
+            self.now
+        );
+    }
+
+    fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
+        if self.trace.is_on() {
+            for event in endpoint.take_trace() {
+                self.log(id, event);
+            }
+        }
+    }
+
+    fn transmit(&mut self, id: NodeId, transmit: &Transmit, buffer: &[u8]) {
+        let node = &self.nodes[id.0];
+        let name = &node.name;
+        assert!(transmit.size > 0, "{name}: an empty transmit");
+        assert!(
+            transmit.size <= buffer.len(),
+            "{name}: more than the buffer"
+        );
+        let segment = transmit.segment_size.unwrap_or(transmit.size);
+        assert!(segment > 0, "{name}: segments of no bytes");
+        let segments = transmit.size.div_ceil(segment);
+        assert!(
+            segments <= self.max_segments.get(),
+            "{name}: {segments} segments"
+        );
+        let mut from = *node
+            .sockets
+            .get(transmit.socket.0 as usize)
+            .unwrap_or_else(|| panic!("{name}: no socket {:?}", transmit.socket));
+        if let Some(ip) = transmit.src_ip
+            && node.sockets.iter().any(|own| own.ip() == ip)
+        {
+            from.set_ip(ip);
+        }
+        for data in buffer[..transmit.size].chunks(segment) {
+            self.send(id, from, transmit.destination, transmit.ecn, data);
+        }
+    }
+
+    fn send(
+        &mut self,
+        id: NodeId,
+        from: SocketAddr,
+        to: SocketAddr,
+        ecn: Option<Ecn>,
+        data: &[u8],
+    ) {
+        self.trace.bytes(self.now, b'u', data);
+        let words = format!("-> udp {} bytes {from} > {to}", data.len());
+        let Some((peer, _)) = self.owner(to) else {
+            self.stats.unknown_destination += 1;
+            self.log(id, format_args!("{words}: nobody has the address"));
+            return;
+        };
+        let Some(link) = self.links.get_mut(&(id, peer)) else {
+            self.stats.no_link += 1;
+            self.log(id, format_args!("{words}: no link"));
+            return;
+        };
+        let passage = match link.send(self.now, data.len() + overhead(to)) {
+            Ok(passage) => passage,
+            Err(loss) => {
+                self.log(id, format_args!("{words}: {}", loss.name()));
+                return;
+            }
+        };
+        self.log(
+            id,
+            format_args!("{words} arrives at {}", passage.at.as_micros()),
+        );
+        let mut data = data.to_vec();
+        if let Some(flip) = passage.flip {
+            let bits = data.len() as u64 * 8;
+            let bit = usize::try_from(flip % bits).expect("a datagram has fewer bits");
+            data[bit / 8] ^= 1 << (bit % 8);
+        }
+        for at in [Some(passage.at), passage.again].into_iter().flatten() {
+            let data = data.clone();
+            let input = Input::Datagram {
+                from,
+                to,
+                ecn,
+                data,
+            };
+            self.schedule(at, input);
+        }
+    }
+
+    fn deliver(&mut self, id: NodeId, port: PortId, header: VnetHdr, packet: &[u8]) {
+        self.trace.bytes(self.now, b't', packet);
+        self.log(id, format_args!("-> tun {}", packet::summary(packet)));
+        let node = &mut self.nodes[id.0];
+        let config = node.config.ports.iter().find(|config| config.id == port);
+        let offload = config.is_some_and(|config| config.tcp_offload || config.udp_offload);
+        let plain = header.gso_type == VnetHdr::GSO_NONE && header.flags & VnetHdr::NEEDS_CSUM == 0;
+        assert!(
+            offload || plain,
+            "{}: {header:?} without offload",
+            node.name
+        );
+        node.delivered += 1;
+        self.with_host(id, |host, cx| host.on_packet(cx, port, packet));
+    }
+
+    pub(super) fn with_host(
+        &mut self,
+        id: NodeId,
+        call: impl FnOnce(&mut dyn Host, &mut HostCx<'_>),
+    ) {
+        let mut actions = Vec::new();
+        let mut cx = HostCx {
+            now: self.now,
+            actions: &mut actions,
+        };
+        call(&mut *self.nodes[id.0].host, &mut cx);
+        for (after, action) in actions {
+            let node = id;
+            let input = match action {
+                Action::Packet(port, data) => Input::Packet { node, port, data },
+                Action::Command(command) => Input::Command { node, command },
+                Action::Connect(target) => Input::Connect { node, target },
+                Action::Wake(token) => Input::Wake { node, token },
+            };
+            self.schedule(self.now + after, input);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What can happen in a world.
+
+use std::net::SocketAddr;
+
+use masque_core::endpoint::{Command, Ecn, PortId, SocketId, Target};
+
+use super::link::LinkConfig;
+use super::node::NodeId;
+
+/// What can happen in a world.
+#[derive(Clone)]
+pub enum Input {
+    /// A UDP datagram arrives at whoever owns the address.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// To where.
+        to: SocketAddr,
+        /// Its ECN codepoint.
+        ecn: Option<Ecn>,
+        /// Its bytes.
+        data: Vec<u8>,
+    },
+    /// A node's TUN has a packet.
+    Packet {
+        /// Where.
+        node: NodeId,
+        /// The device.
+        port: PortId,
+        /// The whole IP packet.
+        data: Vec<u8>,
+    },
+    /// A node connects.
+    Connect {
+        /// Who.
+        node: NodeId,
+        /// To whom.
+        target: Box<Target>,
+    },
+    /// A node is told something.
+    Command {
+        /// Who.
+        node: NodeId,
+        /// What.
+        command: Command,
+    },
+    /// A node's host wakes.
+    Wake {
+        /// Where.
+        node: NodeId,
+        /// What it gave.
+        token: u64,
+    },
+    /// The links between two nodes change, both ways.
+    Link {
+        /// One.
+        a: NodeId,
+        /// The other.
+        b: NodeId,
+        /// How they are from now on.
+        config: LinkConfig,
+    },
+    /// A socket has another address.
+    Readdress {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        socket: SocketId,
+        /// The new address.
+        to: SocketAddr,
+        /// Whether the endpoint is told; it is not when a NAT did it.
+        tell: bool,
+    },
+    /// A node stops without a word.
+    Stop {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node starts anew, stopping first: the same configuration and secret, the leases it told of,
+    /// and nothing else remembered.
+    Restart {
+        /// Who.
+        node: NodeId,
+    },
+}

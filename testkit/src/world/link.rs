@@ -1,0 +1,257 @@
+//! One direction of a path: delay, jitter, loss, rate, queue and MTU.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
+
+/// How one direction of a path treats what is sent into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkConfig {
+    /// The propagation delay.
+    pub delay: Duration,
+    /// Up to so much is added to the delay, evenly spread.
+    pub jitter: Duration,
+    /// Whether jitter may let one packet overtake another.
+    pub reorder: bool,
+    /// Packets lost on the way, per million.
+    pub loss: u32,
+    /// Packets that arrive twice, per million.
+    pub duplicate: u32,
+    /// Packets that arrive with one bit changed, per million.
+    pub corrupt: u32,
+    /// Bits per second; `None` is without limit.
+    pub rate: Option<u64>,
+    /// Bytes (IP headers included) that wait for the transmitter; more are dropped at the tail.
+    pub queue: usize,
+    /// The largest IP packet in bytes. Larger ones are dropped: Don't Fragment is set on all.
+    pub mtu: usize,
+    /// Whether anything passes.
+    pub up: bool,
+}
+
+impl Default for LinkConfig {
+    /// 10 ms and nothing else: no loss, no jitter, no rate; 1,500 bytes.
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            reorder: false,
+            loss: 0,
+            duplicate: 0,
+            corrupt: 0,
+            rate: None,
+            queue: 256 << 10,
+            mtu: 1500,
+            up: true,
+        }
+    }
+}
+
+/// What a link did so far, in packets where not said otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LinkStats {
+    /// Put into it.
+    pub sent: u64,
+    /// Came out of it, duplicates included.
+    pub arrived: u64,
+    /// Lost at random.
+    pub lost: u64,
+    /// Dropped at the tail of the queue.
+    pub queue_full: u64,
+    /// Dropped for their size.
+    pub too_big: u64,
+    /// Dropped because it was down.
+    pub down: u64,
+    /// Bytes that came out of it, IP headers included.
+    pub bytes: u64,
+}
+
+/// Why a link drops a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Loss {
+    Down,
+    TooBig,
+    QueueFull,
+    Random,
+}
+
+impl Loss {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "link down",
+            Self::TooBig => "larger than the MTU",
+            Self::QueueFull => "queue full",
+            Self::Random => "lost",
+        }
+    }
+}
+
+/// When a packet arrives, and again when it is duplicated, and which bit is changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Passage {
+    pub(super) at: Duration,
+    pub(super) again: Option<Duration>,
+    pub(super) flip: Option<u64>,
+}
+
+pub(super) struct Link {
+    pub(super) config: LinkConfig,
+    pub(super) stats: LinkStats,
+    rng: ChaCha20Rng,
+    /// Until when the transmitter is busy with what it has.
+    busy_until: Duration,
+    last_arrival: Duration,
+}
+
+impl Link {
+    pub(super) fn new(config: LinkConfig, rng: ChaCha20Rng) -> Self {
+        Self {
+            config,
+            stats: LinkStats::default(),
+            rng,
+            busy_until: Duration::ZERO,
+            last_arrival: Duration::ZERO,
+        }
+    }
+
+    /// Puts an IP packet of `size` bytes in at `now`.
+    pub(super) fn send(&mut self, now: Duration, size: usize) -> Result<Passage, Loss> {
+        self.stats.sent += 1;
+        let result = self.pass(now, size);
+        match &result {
+            Ok(passage) => {
+                let copies = 1 + u64::from(passage.again.is_some());
+                self.stats.arrived += copies;
+                self.stats.bytes += copies * size as u64;
+            }
+            Err(Loss::Down) => self.stats.down += 1,
+            Err(Loss::TooBig) => self.stats.too_big += 1,
+            Err(Loss::QueueFull) => self.stats.queue_full += 1,
+            Err(Loss::Random) => self.stats.lost += 1,
+        }
+        result
+    }
+
+    fn pass(&mut self, now: Duration, size: usize) -> Result<Passage, Loss> {
+        // Always the same number of draws: one setting does not shift another's luck.
+        let draws: [u64; 6] = std::array::from_fn(|_| self.rng.next_u64());
+        let config = self.config;
+        if !config.up {
+            return Err(Loss::Down);
+        }
+        if size > config.mtu {
+            return Err(Loss::TooBig);
+        }
+        let sent = self.transmit(now, size)?;
+        let happens = |draw: u64, per_million: u32| draw % 1_000_000 < u64::from(per_million);
+        if happens(draws[0], config.loss) {
+            return Err(Loss::Random);
+        }
+        let at = self.arrival(sent, draws[1]);
+        let again = happens(draws[2], config.duplicate).then(|| self.arrival(sent, draws[3]));
+        let flip = happens(draws[4], config.corrupt).then_some(draws[5]);
+        Ok(Passage { at, again, flip })
+    }
+
+    /// When the last bit has left.
+    fn transmit(&mut self, now: Duration, size: usize) -> Result<Duration, Loss> {
+        let Some(rate) = self.config.rate else {
+            return Ok(now);
+        };
+        let rate = u128::from(rate.max(1));
+        let waiting = self.busy_until.saturating_sub(now).as_nanos() * rate / 8_000_000_000;
+        if waiting + size as u128 > self.config.queue as u128 {
+            return Err(Loss::QueueFull);
+        }
+        let nanos = u64::try_from(size as u128 * 8_000_000_000 / rate).unwrap_or(u64::MAX);
+        self.busy_until = self.busy_until.max(now) + Duration::from_nanos(nanos);
+        Ok(self.busy_until)
+    }
+
+    fn arrival(&mut self, sent: Duration, draw: u64) -> Duration {
+        let spread = u64::try_from(self.config.jitter.as_nanos()).unwrap_or(u64::MAX);
+        let jitter = Duration::from_nanos(draw % spread.saturating_add(1).max(1));
+        let at = sent + self.config.delay + jitter;
+        if self.config.reorder {
+            at
+        } else {
+            self.last_arrival = self.last_arrival.max(at);
+            self.last_arrival
+        }
+    }
+}
+
+/// The bytes of the outer IP and UDP headers.
+pub(super) fn overhead(address: SocketAddr) -> usize {
+    if address.is_ipv4() { 28 } else { 48 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed::Seed;
+    use proptest::prelude::*;
+
+    fn link(config: LinkConfig) -> Link {
+        Link::new(config, Seed::new(1).rng("link"))
+    }
+
+    #[test]
+    fn a_rate_spreads_packets_and_a_full_queue_drops_the_last() {
+        let mut link = link(LinkConfig {
+            delay: Duration::ZERO,
+            rate: Some(8_000_000),
+            queue: 2500,
+            ..LinkConfig::default()
+        });
+        let mut send = || link.send(Duration::ZERO, 1000).map(|passage| passage.at);
+        assert_eq!(send(), Ok(Duration::from_millis(1)));
+        assert_eq!(send(), Ok(Duration::from_millis(2)));
+        assert_eq!(send(), Err(Loss::QueueFull));
+        assert_eq!(link.stats.queue_full, 1);
+    }
+
+    #[test]
+    fn loss_takes_its_share() {
+        let mut link = link(LinkConfig {
+            loss: 100_000,
+            ..LinkConfig::default()
+        });
+        for _ in 0..10_000 {
+            let _ = link.send(Duration::ZERO, 100);
+        }
+        assert!((800..1200).contains(&link.stats.lost), "{:?}", link.stats);
+    }
+
+    #[test]
+    fn larger_than_the_mtu_never_passes() {
+        let mut link = link(LinkConfig {
+            mtu: 1280,
+            ..LinkConfig::default()
+        });
+        assert!(link.send(Duration::ZERO, 1280).is_ok());
+        assert_eq!(link.send(Duration::ZERO, 1281), Err(Loss::TooBig));
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_keeps_the_order_unless_it_may_not(gaps in proptest::collection::vec(0..5000u64, 2..200)) {
+            let config = LinkConfig { jitter: Duration::from_millis(30), ..LinkConfig::default() };
+            let mut ordered = link(config);
+            let mut loose = link(LinkConfig { reorder: true, ..config });
+            let (mut now, mut last) = (Duration::ZERO, Duration::ZERO);
+            for gap in gaps {
+                now += Duration::from_micros(gap);
+                let at = ordered.send(now, 100).map_or(last, |passage| passage.at);
+                prop_assert!(at >= last);
+                last = at;
+                if let Ok(passage) = loose.send(now, 100) {
+                    prop_assert!(passage.at >= now + config.delay);
+                    prop_assert!(passage.at <= now + config.delay + config.jitter);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! Endpoints, inner hosts and links in virtual time.
+//!
+//! A world is a queue of inputs, ordered by time and then by number. [`World::step`] takes the first one
+//! (or the first deadline of a node), hands it to one endpoint, drains that endpoint as its contract
+//! says, and puts what came out onto links or into inner hosts. Nothing else moves.
+//!
+//! Time begins at 0; one [`Instant`] is taken when the world is made, and only ever used as what
+//! offsets are added to. Calendar time is [`WALL`].
+//!
+//! # Invariants
+//!
+//! Each step checks, and panics with the time and the node where one does not hold:
+//!
+//! - time never goes back;
+//! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
+//! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
+//! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
+//! - a port without offload gets plain packets.
+
+mod drive;
+mod host;
+mod input;
+mod link;
+mod node;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::BytesMut;
+use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, TimerReason};
+use masque_core::wire::offload::VnetHdr;
+
+pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
+pub use input::Input;
+pub use link::{LinkConfig, LinkStats};
+pub use node::{Node, NodeId, NodeSpec};
+pub use trace::Trace;
+
+use crate::packet;
+use crate::seed::Seed;
+use link::Link;
+
+/// The calendar time of every world, since the Unix epoch: 2026-01-01.
+pub const WALL: Duration = Duration::from_secs(1_767_225_600);
+
+/// More than any honest endpoint has at one moment.
+const MAX_DEADLINES_AT_ONCE: u32 = 1_000;
+
+/// What a step did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The virtual time.
+    pub at: Duration,
+    /// The node that got an input; `None` for a change of the world.
+    pub node: Option<NodeId>,
+    /// The input in words.
+    pub input: String,
+}
+
+/// Datagrams that never reached a link or a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorldStats {
+    /// Sent to an address that nobody had.
+    pub unknown_destination: u64,
+    /// Sent where no link leads.
+    pub no_link: u64,
+    /// Arrived where nobody had the address any more, or where the node was stopped.
+    pub nobody_home: u64,
+}
+
+/// Endpoints, inner hosts and links in virtual time.
+pub struct World {
+    base: Instant,
+    now: Duration,
+    seed: Seed,
+    nodes: Vec<Node>,
+    links: BTreeMap<(NodeId, NodeId), Link>,
+    queue: BTreeMap<(Duration, u64), Input>,
+    sequence: u64,
+    deadlines_at_once: u32,
+    max_segments: NonZeroUsize,
+    stats: WorldStats,
+    trace: Trace,
+}
+
+impl World {
+    /// An empty world.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            base: Instant::now(),
+            now: Duration::ZERO,
+            seed: Seed::new(seed),
+            nodes: Vec::new(),
+            links: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            deadlines_at_once: 0,
+            max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
+            stats: WorldStats::default(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// The seed everything is forked from.
+    #[must_use]
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
+    /// Turns trace lines on or off, in endpoints too.
+    pub fn set_tracing(&mut self, on: bool) {
+        self.trace.set(on);
+        for node in &mut self.nodes {
+            if let Some(endpoint) = &mut node.endpoint {
+                endpoint.set_tracing(on);
+            }
+        }
+    }
+
+    /// Asks endpoints for at most so many datagrams per transmit.
+    pub fn set_max_segments(&mut self, max: NonZeroUsize) {
+        self.max_segments = max;
+    }
+
+    /// Adds a node and starts it.
+    ///
+    /// # Panics
+    /// If the endpoint refuses its transport profile.
+    pub fn add_node(&mut self, spec: NodeSpec) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        self.nodes.push(Node::new(spec));
+        self.start(id);
+        id
+    }
+
+    /// Links two nodes, both ways alike.
+    pub fn link(&mut self, a: NodeId, b: NodeId, config: LinkConfig) {
+        self.link_one_way(a, b, config);
+        self.link_one_way(b, a, config);
+    }
+
+    /// Links `from` to `to`, or changes that link; what is on its way still arrives.
+    pub fn link_one_way(&mut self, from: NodeId, to: NodeId, config: LinkConfig) {
+        let label = format!("link {} {}", from.0, to.0);
+        let seed = &self.seed;
+        self.links
+            .entry((from, to))
+            .or_insert_with(|| Link::new(config, seed.rng(&label)))
+            .config = config;
+    }
+
+    /// What the link from `from` to `to` did.
+    #[must_use]
+    pub fn link_stats(&self, from: NodeId, to: NodeId) -> Option<LinkStats> {
+        self.links.get(&(from, to)).map(|link| link.stats)
+    }
+
+    /// Lets `input` happen at `at`, but not before now.
+    pub fn schedule(&mut self, at: Duration, input: Input) {
+        let at = at.max(self.now);
+        self.queue.insert((at, self.sequence), input);
+        self.sequence += 1;
+    }
+
+    /// Lets `input` happen `after` from now.
+    pub fn schedule_in(&mut self, after: Duration, input: Input) {
+        self.schedule(self.now + after, input);
+    }
+
+    /// Virtual time.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// A node.
+    ///
+    /// # Panics
+    /// If `node` is of another world.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[node.0]
+    }
+
+    /// A node, to change its host.
+    ///
+    /// # Panics
+    /// If `node` is of another world.
+    #[must_use]
+    pub fn node_mut(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node.0]
+    }
+
+    /// All nodes, in the order they were added.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(NodeId)
+    }
+
+    /// Inputs that wait, deadlines not counted.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Datagrams that never reached a link or a node.
+    #[must_use]
+    pub fn stats(&self) -> WorldStats {
+        self.stats
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// When the next step is.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Duration> {
+        let input = self.queue.keys().next().map(|(at, _)| *at);
+        let deadline = self.next_deadline().map(|(at, _, _)| at);
+        input.into_iter().chain(deadline).min()
+    }
+
+    /// The next input; `None` if a deadline comes first or nothing is left.
+    #[must_use]
+    pub fn peek(&self) -> Option<&Input> {
+        let ((at, _), input) = self.queue.first_key_value()?;
+        let deadline = self.next_deadline().map(|(at, _, _)| at);
+        deadline
+            .is_none_or(|deadline| *at <= deadline)
+            .then_some(input)
+    }
+
+    /// Takes the next input or deadline; `None` when nothing is left to happen.
+    ///
+    /// # Panics
+    /// Where an invariant of the module documentation does not hold.
+    pub fn step(&mut self) -> Option<Step> {
+        let input_at = self.queue.keys().next().map(|(at, _)| *at);
+        match self.next_deadline() {
+            Some((at, id, reason)) if input_at.is_none_or(|input_at| at < input_at) => {
+                self.deadlines_at_once += 1;
+                self.advance(at);
+                assert!(
+                    self.deadlines_at_once <= MAX_DEADLINES_AT_ONCE,
+                    "{} never gets past {at:?}: {reason:?}",
+                    self.nodes[id.0].name
+                );
+                Some(self.fire(id, reason))
+            }
+            _ => {
+                let ((at, _), input) = self.queue.pop_first()?;
+                self.advance(at);
+                Some(self.take(input))
+            }
+        }
+    }
+
+    /// Steps until nothing is left or `until` has come; time is `until` then. `false` if nothing was
+    /// left before.
+    pub fn run_until(&mut self, until: Duration) -> bool {
+        while let Some(at) = self.next_at() {
+            if at > until {
+                self.advance(until.max(self.now));
+                return true;
+            }
+            self.step();
+        }
+        false
+    }
+
+    /// Steps until `done`, which it says, or until `limit` has passed or nothing is left.
+    pub fn run_to(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            if self.next_at().is_none_or(|at| at > limit) {
+                return false;
+            }
+            self.step();
+        }
+    }
+
+    fn advance(&mut self, to: Duration) {
+        assert!(
+            to >= self.now,
+            "time goes back from {:?} to {to:?}",
+            self.now
+        );
+        if to > self.now {
+            self.deadlines_at_once = 0;
+        }
+        self.now = to;
+    }
+
+    fn instant(&self) -> Instant {
+        self.base + self.now
+    }
+
+    fn next_deadline(&self) -> Option<(Duration, NodeId, TimerReason)> {
+        let deadlines = self.nodes.iter().enumerate().filter_map(|(index, node)| {
+            node.deadline
+                .map(|(at, reason)| (at, NodeId(index), reason))
+        });
+        deadlines.min_by_key(|(at, id, _)| (*at, *id))
+    }
+
+    fn log(&mut self, id: NodeId, event: impl std::fmt::Display) {
+        self.trace.line(self.now, &self.nodes[id.0].name, event);
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.0];
+        let label = format!("node {} {}", node.name, node.incarnation);
+        node.incarnation += 1;
+        let mut config = node.config.clone();
+        if let Some(server) = &mut config.server {
+            server.leases = node.leases.values().cloned().collect();
+        }
+        let now = self.base + self.now;
+        let wall = SystemTime::UNIX_EPOCH + WALL + self.now;
+        let entropy = self.seed.entropy(&label);
+        let mut endpoint = Endpoint::new(now, wall, config, entropy)
+            .unwrap_or_else(|error| panic!("{}: {error}", node.name));
+        endpoint.set_tracing(self.trace.is_on());
+        node.endpoint = Some(endpoint);
+        self.drain(id);
+    }
+
+    fn stop(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.0];
+        node.endpoint = None;
+        node.deadline = None;
+    }
+
+    fn fire(&mut self, id: NodeId, reason: TimerReason) -> Step {
+        let input = format!("<- timeout {reason:?}");
+        self.log(id, &input);
+        let now = self.instant();
+        if let Some(endpoint) = &mut self.nodes[id.0].endpoint {
+            endpoint.handle_timeout(now);
+        }
+        self.drain(id);
+        Step {
+            at: self.now,
+            node: Some(id),
+            input,
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Step {
+        let (node, input) = match input {
+            Input::Datagram {
+                from,
+                to,
+                ecn,
+                data,
+            } => self.arrive(from, to, ecn, &data),
+            Input::Packet { node, port, data } => {
+                let words = format!("<- tun {}", packet::summary(&data));
+                self.tell(node, &words, |endpoint, now| {
+                    let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
+                    let count = accepted.queued + accepted.dropped;
+                    assert_eq!(count, 1, "one packet is queued or dropped: {accepted:?}");
+                    None
+                });
+                (Some(node), words)
+            }
+            Input::Connect { node, target } => {
+                let words = format!("<- connect {} {}", target.remote, target.server_name);
+                self.tell(node, &words, |endpoint, now| {
+                    let result = endpoint.connect(now, *target);
+                    result.err().map(|error| error.to_string())
+                });
+                (Some(node), words)
+            }
+            Input::Command { node, command } => {
+                let words = format!("<- command {command:?}");
+                self.tell(node, &words, |endpoint, now| {
+                    let result = endpoint.handle_command(now, command);
+                    result.err().map(|error| error.to_string())
+                });
+                (Some(node), words)
+            }
+            Input::Wake { node, token } => {
+                let words = format!("host wakes {token}");
+                self.log(node, &words);
+                self.with_host(node, |host, cx| host.on_wake(cx, token));
+                (Some(node), words)
+            }
+            Input::Link { a, b, config } => {
+                self.link(a, b, config);
+                (None, format!("link {} {} {config:?}", a.0, b.0))
+            }
+            Input::Readdress {
+                node,
+                socket,
+                to,
+                tell,
+            } => {
+                let words = format!("<- socket {} is {to}", socket.0);
+                let place = self.nodes[node.0].sockets.get_mut(socket.0 as usize);
+                *place.expect("the scenario names a socket there is") = to;
+                self.tell(node, &words, |endpoint, now| {
+                    if !tell {
+                        return None;
+                    }
+                    let result = endpoint.handle_command(now, Command::Rebound { socket });
+                    result.err().map(|error| error.to_string())
+                });
+                (Some(node), words)
+            }
+            Input::Stop { node } => {
+                self.stop(node);
+                self.log(node, "stops");
+                (Some(node), "stops".to_owned())
+            }
+            Input::Restart { node } => {
+                self.stop(node);
+                self.log(node, "restarts");
+                self.start(node);
+                (Some(node), "restarts".to_owned())
+            }
+        };
+        if node.is_none() {
+            self.trace.line(self.now, "world", &input);
+        }
+        Step {
+            at: self.now,
+            node,
+            input,
+        }
+    }
+
+    /// Hands an input to an endpoint and drains it. `handle` says what was refused.
+    fn tell(
+        &mut self,
+        id: NodeId,
+        words: &str,
+        handle: impl FnOnce(&mut Endpoint, Instant) -> Option<String>,
+    ) {
+        self.log(id, words);
+        let now = self.instant();
+        let Some(endpoint) = &mut self.nodes[id.0].endpoint else {
+            self.log(id, "is stopped");
+            return;
+        };
+        if let Some(error) = handle(endpoint, now) {
+            self.log(id, format_args!("refuses: {error}"));
+            self.nodes[id.0].errors.push(error);
+        }
+        self.drain(id);
+    }
+
+    fn arrive(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        ecn: Option<Ecn>,
+        data: &[u8],
+    ) -> (Option<NodeId>, String) {
+        let words = format!("<- udp {} bytes {from} > {to}", data.len());
+        let home = self
+            .owner(to)
+            .filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
+        let Some((id, socket)) = home else {
+            self.stats.nobody_home += 1;
+            return (None, format!("{words}: nobody home"));
+        };
+        let meta = RecvMeta {
+            socket,
+            remote: from,
+            local_ip: Some(to.ip()),
+            ecn,
+            stride: data.len().max(1),
+        };
+        self.tell(id, &words, |endpoint, now| {
+            endpoint.handle_udp(now, meta, BytesMut::from(data));
+            None
+        });
+        (Some(id), words)
+    }
+
+    fn owner(&self, address: SocketAddr) -> Option<(NodeId, SocketId)> {
+        self.nodes.iter().enumerate().find_map(|(index, node)| {
+            let socket = node.sockets.iter().position(|own| *own == address)?;
+            let socket = u32::try_from(socket).ok()?;
+            Some((NodeId(index), SocketId(socket)))
+        })
+    }
+}
+
+/// The last time a node said something that `matches`.
+#[must_use]
+pub fn last_event<'a, T>(node: &'a Node, matches: impl FnMut(&'a Event) -> Option<T>) -> Option<T> {
+    node.events()
+        .iter()
+        .rev()
+        .map(|(_, event)| event)
+        .find_map(matches)
+}
