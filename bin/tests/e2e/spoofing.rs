@@ -1,5 +1,5 @@
-//! A client that lies about where its packets come from. Ours does not; this one is ours with a cipher that changes the source address of
-//! packets on their last step before encryption, which is what the server of a hostile client sees.
+//! A client that lies about where its packets come from. Ours does not; this one is ours with a cipher that changes
+//! source addresses just before it encrypts, so that the server sees what a hostile client would send.
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
