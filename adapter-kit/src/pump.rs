@@ -236,10 +236,9 @@ impl<A: App, I: Io> Pump<A, I> {
     /// [`Error::Timer`] only.
     pub fn turn(&mut self, now: Instant) -> Result<TurnReport, Error> {
         self.counters.turns += 1;
-        let mut sources_changed = self.links.sync(&self.io);
+        self.links.sync(&self.io);
         if !self.started {
             self.started = true;
-            sources_changed = true;
             self.with_app(now, |app, cx| app.start(cx));
         }
         let mut again = self.messages(now);
@@ -247,7 +246,7 @@ impl<A: App, I: Io> Pump<A, I> {
         again |= self.read(now);
         self.timeouts(now);
         again |= self.output(now);
-        sources_changed |= self.links.sync(&self.io);
+        self.links.sync(&self.io);
         if self.stop && !self.stopped {
             self.stopped = true;
             self.output_for(now, LAST_SENDS);
@@ -261,7 +260,7 @@ impl<A: App, I: Io> Pump<A, I> {
         Ok(TurnReport {
             again,
             stopped: self.stopped,
-            sources_changed,
+            sources_changed: self.links.take_changed(),
             deadline,
         })
     }

@@ -138,3 +138,49 @@ impl std::fmt::Debug for TunDevice {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Io, TUN_READ};
+    use crate::system::SystemIo;
+
+    #[test]
+    #[ignore = "needs CAP_NET_ADMIN: run it in a network namespace of its own"]
+    fn a_device_has_what_was_asked_for_and_gives_whole_packets() {
+        for offload in [true, false] {
+            let config = TunConfig {
+                name: Some("kit-test%d".to_owned()),
+                mtu: 1_300,
+                offload,
+                queue: Some(500),
+                up: true,
+            };
+            let device = TunDevice::create(&config).expect("a device");
+            assert!(device.name().starts_with("kit-test") && !device.name().contains('%'));
+            assert_ne!(device.index(), 0);
+            assert_eq!(device.offload().vnet_hdr, offload);
+            let mtu = std::fs::read_to_string(format!("/sys/class/net/{}/mtu", device.name()));
+            if let Ok(mtu) = mtu {
+                assert_eq!(mtu.trim(), "1300");
+            }
+            let mut io = SystemIo::new();
+            let port = io.add_tun(device);
+            // A link that comes up says so by IPv6 router solicitations or MLD reports.
+            let fds = crate::io::Descriptors::descriptor(&io, crate::Source::Port(port));
+            let fd = fds.expect("a device has a descriptor");
+            let mut fds = [rustix::event::PollFd::new(
+                &fd,
+                rustix::event::PollFlags::IN,
+            )];
+            let patience = rustix::time::Timespec {
+                tv_sec: 10,
+                tv_nsec: 0,
+            };
+            assert_eq!(rustix::event::poll(&mut fds, Some(&patience)), Ok(1));
+            let mut buffer = vec![0; TUN_READ];
+            let (_, range) = io.try_read_tun(port, &mut buffer).expect("a packet");
+            assert_eq!(buffer[range][0] >> 4, 6);
+        }
+    }
+}

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use masque_adapter_kit::{App, Controller, Offload, Pump, PumpOptions, SystemIo, TunConfig, TunDevice, UdpConfig};
+use masque_adapter_kit::{
+    App, Controller, Offload, Pump, PumpOptions, SystemIo, TunConfig, TunDevice, UdpConfig,
+};
 use masque_core::endpoint::{Config, Endpoint, Entropy, PortConfig, PortId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -75,10 +77,11 @@ pub fn open_tun(tun: &TunSection) -> Result<TunDevice, Failure> {
 fn tun_failure(name: &str, error: &io::Error) -> Failure {
     let failure = Failure::system(format!("cannot make the TUN device {name}"), error);
     match (failure.code, error.kind()) {
-        (Exit::Permission, _) => failure.help("run as root, or with CAP_NET_ADMIN and access to /dev/net/tun"),
-        (_, io::ErrorKind::NotFound) => {
-            failure.help("/dev/net/tun is missing: `modprobe tun`, or give the container the device")
+        (Exit::Permission, _) => {
+            failure.help("run as root, or with CAP_NET_ADMIN and access to /dev/net/tun")
         }
+        (_, io::ErrorKind::NotFound) => failure
+            .help("/dev/net/tun is missing: `modprobe tun`, or give the container the device"),
         (_, io::ErrorKind::ResourceBusy) => {
             failure.help("another process has a device of this name; set tun.name")
         }
@@ -104,7 +107,9 @@ pub fn bind(
     config.bind().map_err(|error| {
         let failure = Failure::system(format!("cannot bind UDP {local}"), &error);
         match error.kind() {
-            io::ErrorKind::AddrInUse => failure.help("another program listens there; change the port, or stop it"),
+            io::ErrorKind::AddrInUse => {
+                failure.help("another program listens there; change the port, or stop it")
+            }
             io::ErrorKind::AddrNotAvailable => failure.help("this host has no such address"),
             io::ErrorKind::PermissionDenied if mark.is_some() => {
                 failure.help("run as root, or with CAP_NET_ADMIN")
@@ -180,6 +185,24 @@ impl StopSignals {
             }
         });
     }
+}
+
+/// Says what was carried and what was dropped.
+pub fn account<A: App>(pump: &Pump<A>) {
+    let counters = pump.endpoint().counters();
+    let drops: Vec<String> = counters
+        .drops()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| format!("{} {count}", reason.name()))
+        .collect();
+    tracing::info!(
+        packets_in = counters.packets_in,
+        packets_out = counters.packets_out,
+        packets_across = counters.packets_across,
+        drops = drops.join(", "),
+        "packets carried"
+    );
+    tracing::debug!(?counters, pump = ?pump.counters(), "counters");
 }
 
 /// Undoes all changes to the host.

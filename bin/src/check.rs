@@ -80,7 +80,11 @@ fn server(source: &Source) -> Result<Vec<Finding>, Failure> {
     }
     findings.push(tun(&settings.tun));
     for v6 in [false, true] {
-        if settings.pools.iter().any(|pool| pool.address().is_ipv6() == v6) {
+        if settings
+            .pools
+            .iter()
+            .any(|pool| pool.address().is_ipv6() == v6)
+        {
             findings.push(forwarding(v6));
         }
     }

@@ -45,7 +45,11 @@ pub struct Installable<T> {
 
 /// The never-routable networks of both versions, and why.
 const NEVER: [(IpAddr, u8, &str); 8] = [
-    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8, "\"this network\" (0.0.0.0/8)"),
+    (
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        8,
+        "\"this network\" (0.0.0.0/8)",
+    ),
     (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8, "loopback"),
     (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16, "link-local"),
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4, "multicast"),
@@ -299,7 +303,10 @@ impl Ranges {
             match merged.last_mut() {
                 Some(last)
                     if last.v6 == range.v6
-                        && last.last.checked_add(1).is_none_or(|next| range.first <= next) =>
+                        && last
+                            .last
+                            .checked_add(1)
+                            .is_none_or(|next| range.first <= next) =>
                 {
                     last.last = last.last.max(range.last);
                 }

@@ -157,7 +157,10 @@ impl Authority {
         };
         let (certificate, key) = (read("ca.pem")?, read("ca.key")?);
         let broken = |what: &dyn std::fmt::Display| {
-            Failure::config(format!("the CA in {} is unusable: {what}", folder.display()))
+            Failure::config(format!(
+                "the CA in {} is unusable: {what}",
+                folder.display()
+            ))
         };
         let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|error| broken(&error))?;
@@ -262,14 +265,18 @@ fn is_dns_name(name: &str) -> bool {
         && name.parse::<IpAddr>().is_err()
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         })
 }
 
 fn dns(name: &str) -> Result<SanType, Failure> {
-    Ok(SanType::DnsName(name.to_owned().try_into().map_err(failed)?))
+    Ok(SanType::DnsName(
+        name.to_owned().try_into().map_err(failed)?,
+    ))
 }
 
 fn generate_key() -> Result<KeyPair, Failure> {
@@ -280,11 +287,7 @@ fn end(days: u32) -> SystemTime {
     SystemTime::now() + Duration::from_secs(u64::from(days) * 86_400)
 }
 
-fn base(
-    name: &str,
-    days: u32,
-    latest: Option<SystemTime>,
-) -> Result<CertificateParams, Failure> {
+fn base(name: &str, days: u32, latest: Option<SystemTime>) -> Result<CertificateParams, Failure> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     // X.520 bounds a common name to 64 characters.
@@ -307,9 +310,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 fn init(args: &InitArgs) -> Result<(), Failure> {
-    files::private_folder(&args.dir).map_err(|error| {
-        Failure::system(format!("cannot make {}", args.dir.display()), &error)
-    })?;
+    files::private_folder(&args.dir)
+        .map_err(|error| Failure::system(format!("cannot make {}", args.dir.display()), &error))?;
     let (certificate, key) = (args.dir.join("ca.pem"), args.dir.join("ca.key"));
     refuse_existing(&[&certificate, &key], args.force)?;
     let (_, issued) = Authority::generate(&args.name, args.days)?;
@@ -393,9 +395,8 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
             }
             _ => Failure::system(format!("cannot read {}", path.display()), &error),
         })?;
-        let wrong = |error: &dyn std::fmt::Display| {
-            Failure::config(format!("{}: {error}", path.display()))
-        };
+        let wrong =
+            |error: &dyn std::fmt::Display| Failure::config(format!("{}: {error}", path.display()));
         let mut count = 0;
         for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
             let certificate = certificate.map_err(|error| wrong(&error))?;
@@ -469,8 +470,9 @@ fn file_stem(name: &str) -> String {
 
 fn refuse_existing(paths: &[&Path], force: bool) -> Result<(), Failure> {
     match paths.iter().find(|path| path.exists()) {
-        Some(path) if !force => Err(Failure::config(format!("{} exists", path.display()))
-            .help("--force overwrites it")),
+        Some(path) if !force => {
+            Err(Failure::config(format!("{} exists", path.display())).help("--force overwrites it"))
+        }
         _ => Ok(()),
     }
 }

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use masque_adapter_kit::{App, Cx, Offload};
-use masque_core::endpoint::{
-    Command, Config, ConnId, Event, Identity, PortId, ServerConfig,
-};
+use masque_core::endpoint::{Command, Config, ConnId, Event, Identity, PortId, ServerConfig};
 use masque_core::session::SessionConfig;
 use masque_core::wire::prefix::IpPrefix;
 
@@ -60,6 +58,7 @@ pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
     let pump = app::pump(config, io, ServerApp::new(state, Some(host)))?;
     signals.forward(pump.controller(), || Message::Stop);
     let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
+    app::account(&pump);
     // The device goes first: deleting it takes its addresses and routes along.
     let (_, io, app) = pump.into_parts();
     drop(io);

@@ -111,7 +111,9 @@ impl Described {
     pub fn unusable_at(&self, now: SystemTime) -> Option<String> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+            .map_or(0, |since| {
+                i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+            });
         if now > self.not_after.0 {
             Some(format!("expired on {}", self.not_after.1))
         } else if now < self.not_before.0 {
@@ -177,8 +179,7 @@ impl Credentials {
     ) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(source, ca)? {
-            let described =
-                Described::of(&certificate).map_err(|error| source.fault(ca, error))?;
+            let described = Described::of(&certificate).map_err(|error| source.fault(ca, error))?;
             if !described.ca {
                 return Err(source
                     .fault(
@@ -285,7 +286,10 @@ fn certificates(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| source.fault(setting, format!("broken PEM: {error}")))?;
     if chain.is_empty() {
-        return Err(source.fault(setting, "no PEM certificate in it (-----BEGIN CERTIFICATE-----)"));
+        return Err(source.fault(
+            setting,
+            "no PEM certificate in it (-----BEGIN CERTIFICATE-----)",
+        ));
     }
     Ok(chain)
 }

@@ -63,8 +63,8 @@ pub struct Options {
     pub reconnect: Option<Duration>,
     /// Whether clients may reach each other.
     pub client_to_client: bool,
-    /// Whether the server demands identities, and clients have them.
-    pub identities: bool,
+    /// Whether clients lack an identity, which the server demands.
+    pub anonymous_clients: bool,
     /// Whether trace lines are kept.
     pub trace: bool,
 }
@@ -92,7 +92,7 @@ impl Default for Options {
             server_plan: Some(plan),
             reconnect: None,
             client_to_client: false,
-            identities: true,
+            anonymous_clients: false,
             trace: false,
         }
     }
@@ -130,7 +130,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     });
     let (mut clients, mut targets) = (Vec::new(), Vec::new());
     for index in 0..options.clients {
-        let identity = options.identities.then(|| client_identity(index));
+        let identity = (!options.anonymous_clients).then(|| client_identity(index));
         let target = Target {
             config: ClientConfig {
                 crypto: crypto.client(identity.as_ref())?,
@@ -172,6 +172,15 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
 }
 
 impl Star {
+    /// The first client.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn client(&self) -> NodeId {
+        self.clients[0]
+    }
+
     /// The inner hosts of a node.
     ///
     /// # Panics
@@ -253,7 +262,7 @@ fn server_config(
     let server = ServerConfig {
         crypto,
         secret: world.seed().bytes("server secret"),
-        require_identity: options.identities,
+        require_identity: true,
         port: PortId(0),
         pools: pools(),
         gateways: gateways.clone(),
@@ -273,16 +282,14 @@ fn server_config(
 
 /// Makes cryptography of the wanted kind.
 enum Keys {
-    Null { require_identity: bool },
+    Null,
     Tls(Box<Authority>),
 }
 
 impl Keys {
     fn new(world: &World, options: &Options) -> Result<Self, TlsError> {
         Ok(match options.crypto {
-            Crypto::Null => Self::Null {
-                require_identity: options.identities,
-            },
+            Crypto::Null => Self::Null,
             Crypto::Seeded => Self::Tls(Box::new(seeded::authority(world.seed())?)),
             Crypto::Real => Self::Tls(Box::new(real::authority()?)),
         })
@@ -290,10 +297,7 @@ impl Keys {
 
     fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
         Ok(match self {
-            Self::Null { require_identity } => Arc::new(NullServer {
-                name: SERVER_NAME.to_owned(),
-                require_identity: *require_identity,
-            }),
+            Self::Null => NullServer::named(SERVER_NAME),
             Self::Tls(authority) => authority.server(SERVER_NAME)?,
         })
     }
@@ -303,7 +307,7 @@ impl Keys {
         identity: Option<&Identity>,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, TlsError> {
         Ok(match self {
-            Self::Null { .. } => Arc::new(NullClient {
+            Self::Null => Arc::new(NullClient {
                 identity: identity.cloned(),
             }),
             Self::Tls(authority) => authority.client(identity)?,

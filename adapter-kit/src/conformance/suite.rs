@@ -356,6 +356,9 @@ pub fn sockets_come_and_go_while_the_loop_runs(runner: impl Runner) {
     let setup = Setup::default();
     let server = Peer::start(runner, &setup, Some(tls.server()), |io| io);
     let client = Peer::start(runner, &setup, None, |io| io);
+    // The first turn is over: adapters look at all sources after it anyway.
+    client.order(Order::Echo(0));
+    client.wait("echo", |note| matches!(note, Note::Echo(0)).then_some(()));
     // Its port number is free again once the loop and the reactor have let go of it.
     client.order(Order::RemoveSocket(SocketId(0)));
     client.order(Order::AddSocket(loopback()));

@@ -36,16 +36,18 @@ pub(super) struct Links {
     pub(super) sockets: Vec<SocketLink>,
     pub(super) ports: Vec<PortLink>,
     generation: Option<u64>,
+    changed: bool,
 }
 
 impl Links {
-    /// Takes over sockets and devices that came or went; `true` if there were any.
-    pub(super) fn sync(&mut self, io: &impl Io) -> bool {
+    /// Takes over sockets and devices that came or went.
+    pub(super) fn sync(&mut self, io: &impl Io) {
         let generation = Some(io.generation());
         if self.generation == generation {
-            return false;
+            return;
         }
         self.generation = generation;
+        self.changed = true;
         let sockets = io.sockets();
         self.sockets.retain(|link| sockets.contains(&link.id));
         for id in sockets {
@@ -72,7 +74,11 @@ impl Links {
                 });
             }
         }
-        true
+    }
+
+    /// Whether any came or went since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     pub(super) fn socket(&mut self, id: SocketId) -> Option<&mut SocketLink> {

@@ -268,9 +268,22 @@ fn a_batch_for_a_removed_socket_is_dropped() {
     bench.io.errors = [would_block()].into();
     assert!(!bench.send(&bytes(100), 1_000));
     bench.io.remove(SOCKET);
-    assert!(bench.links.sync(&bench.io));
+    bench.links.sync(&bench.io);
     assert!(bench.resume());
     assert_eq!(bench.counters.sends_dropped, 1);
+}
+
+/// The pump looks several times in a turn, the adapter once after it.
+#[test]
+fn a_change_of_sockets_is_told_once_however_often_the_pump_has_seen_it() {
+    let mut bench = Bench::new(Scripted::new());
+    assert!(bench.links.take_changed());
+    bench.io.remove(SOCKET);
+    bench.links.sync(&bench.io);
+    bench.links.sync(&bench.io);
+    assert!(bench.links.take_changed());
+    bench.links.sync(&bench.io);
+    assert!(!bench.links.take_changed());
 }
 
 #[test]

@@ -70,20 +70,14 @@ impl Installer {
     }
 
     fn way(&mut self) -> Option<IpAddr> {
-        self.host
-            .way_to(self.server?, Some(self.mark))
-            .ok()?
-            .source
+        self.host.way_to(self.server?, Some(self.mark)).ok()?.source
     }
 
-    /// Sets the device's MTU; whether that changed anything.
+    /// Sets the device's MTU.
     ///
     /// # Errors
     /// The host refuses.
-    pub fn set_mtu(&mut self, mtu: u32) -> Result<bool, HostError> {
-        if mtu == self.mtu {
-            return Ok(false);
-        }
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
         let had_ipv6 = self.carries_ipv6();
         self.host.set_mtu(&self.tun, mtu)?;
         self.mtu = mtu;
@@ -94,7 +88,7 @@ impl Installer {
             self.install_addresses()?;
             self.install_routes()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Takes what the server assigned; gives what is installed of it.

@@ -59,7 +59,12 @@ pub fn serve<R: Runtime>(
     host.set_up(tun.name(), Some(*settings.tun.mtu.get_ref()))
         .map_err(|error| app::host_failure(&error))?;
     let config = config(&settings, tun.offload());
-    tracing::info!(runtime = R::NAME, tun = tun.name(), url = settings.url, "client ready");
+    tracing::info!(
+        runtime = R::NAME,
+        tun = tun.name(),
+        url = settings.url,
+        "client ready"
+    );
     let installer = Installer::new(host, &settings, tun.name());
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
@@ -69,6 +74,7 @@ pub fn serve<R: Runtime>(
     pump.app_mut().controller = Some(controller.clone());
     signals.forward(controller, || Message::Stop);
     let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
+    app::account(&pump);
     // The device goes first: deleting it takes its addresses and routes along.
     let (_, io, app) = pump.into_parts();
     drop(io);
@@ -162,6 +168,7 @@ pub struct ClientApp {
     timed_out: bool,
     tunnel_end: Option<TunnelEnd>,
     watch_at: Option<Instant>,
+    mtu: u32,
     failure: Option<Failure>,
 }
 
@@ -197,6 +204,7 @@ impl ClientApp {
             timed_out: false,
             tunnel_end: None,
             watch_at: None,
+            mtu: 0,
             failure: None,
         })
     }
@@ -264,8 +272,8 @@ impl ClientApp {
             SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         let mark = self.installer.is_some().then_some(self.settings.mark);
-        let socket = app::bind(SocketAddr::new(any, 0), &self.settings.transport, mark)
-            .and_then(|socket| {
+        let socket =
+            app::bind(SocketAddr::new(any, 0), &self.settings.transport, mark).and_then(|socket| {
                 cx.sockets
                     .add(socket)
                     .map_err(|error| Failure::system("cannot use a UDP socket", &error))
@@ -380,11 +388,12 @@ impl ClientApp {
 
     fn mtu_changed(&mut self, cx: &mut Cx<'_>, tunnel_mtu: u32) {
         let mtu = tunnel_mtu.min(*self.settings.tun.mtu.get_ref());
+        if std::mem::replace(&mut self.mtu, mtu) == mtu {
+            return;
+        }
         if let Some(installer) = &mut self.installer {
-            match installer.set_mtu(mtu) {
-                Ok(false) => return,
-                Ok(true) => {}
-                Err(error) => return self.fatal(cx, app::host_failure(&error)),
+            if let Err(error) = installer.set_mtu(mtu) {
+                return self.fatal(cx, app::host_failure(&error));
             }
             let told = Command::PortMtu {
                 port: app::PORT,
@@ -410,11 +419,7 @@ impl ClientApp {
         self.tell(Status::Addresses(installed));
     }
 
-    fn routes(
-        &mut self,
-        cx: &mut Cx<'_>,
-        ranges: &[masque_core::wire::prefix::AddressRange],
-    ) {
+    fn routes(&mut self, cx: &mut Cx<'_>, ranges: &[masque_core::wire::prefix::AddressRange]) {
         let installed = match &mut self.installer {
             Some(installer) => match installer.set_routes(ranges) {
                 Ok(installed) => installed,

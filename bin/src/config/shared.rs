@@ -45,13 +45,14 @@ impl TunSection {
         if name.is_empty() || name.len() > 15 || !name.chars().all(legal) || name.starts_with('.') {
             return Err(source.fault(
                 &self.name,
-                format!(
-                    "{name:?} is not a device name: 1 to 15 of letters, digits, '-', '_', '.'"
-                ),
+                format!("{name:?} is not a device name: 1 to 15 of letters, digits, '-', '_', '.'"),
             ));
         }
         if !(1280..=65_535).contains(self.mtu.get_ref()) {
-            return Err(source.fault(&self.mtu, "the MTU must be 1280 to 65535 bytes (IPv6 needs 1280)"));
+            return Err(source.fault(
+                &self.mtu,
+                "the MTU must be 1280 to 65535 bytes (IPv6 needs 1280)",
+            ));
         }
         if let Some(folder) = &mut self.run_dir {
             *folder = source.folder().join(&*folder);
@@ -116,8 +117,9 @@ impl TransportSection {
                 return Err(source.fault(rate, "rate is in bits per second and at least 10000"));
             }
             (Congestion::Fixed, None) => {
-                return Err(source
-                    .whole("congestion = \"fixed\" needs transport.rate, in bits per second"));
+                return Err(
+                    source.whole("congestion = \"fixed\" needs transport.rate, in bits per second")
+                );
             }
             (_, Some(rate)) => {
                 return Err(source.fault(rate, "rate is only for congestion = \"fixed\""));

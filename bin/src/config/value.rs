@@ -156,10 +156,9 @@ impl Span {
     /// # Errors
     /// What is wrong, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a time such as \"500ms\", \"30s\", \"5m\", \"12h\"");
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(wrong)?;
+        let wrong =
+            || format!("{text:?} is not a time such as \"500ms\", \"30s\", \"5m\", \"12h\"");
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().map_err(|_| wrong())?;
         let factor: u64 = match unit {

@@ -166,7 +166,10 @@ fn await_reply(socket: &UdpSocket, from: IpAddr, sent: &[u8], begun: Instant) ->
         let Some(message) = buffer[..count].get(skip..) else {
             continue;
         };
-        if sender.ip() == from && message.first() == Some(&reply) && message.get(4..8) == sent.get(4..8) {
+        if sender.ip() == from
+            && message.first() == Some(&reply)
+            && message.get(4..8) == sent.get(4..8)
+        {
             return Ok(true);
         }
     }

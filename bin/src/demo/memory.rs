@@ -14,9 +14,7 @@ use masque_adapter_kit::{Controller, Offload};
 use masque_core::wire::prefix::IpPrefix;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{icmp, tcp};
-use smoltcp::wire::{
-    Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress,
-};
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress};
 
 use super::stack::Host;
 use super::transfer::{Direction, Incoming, OPENING, Outgoing, opening, parse_opening};
@@ -47,15 +45,18 @@ pub(super) fn run<R: Runtime>(args: &DemoArgs, folder: &Path) -> Result<(), Fail
     let (server_tun, server_host) = pair()?;
     let (client_tun, client_host) = pair()?;
 
-    let (stop_server, server) = start_server::<R>(&files.server(&listen, &tun)?, socket, server_tun)?;
+    let (stop_server, server) =
+        start_server::<R>(&files.server(&listen, &tun)?, socket, server_tun)?;
     println!("  server       {listen}");
     let ended = Arc::new(AtomicBool::new(false));
     let echo = start_host(server_host, Arc::clone(&ended))?;
     let (statuses, status) = mpsc::channel();
-    let (stop_client, client) = start_client::<R>(&files.client(&listen, &tun)?, client_tun, statuses)?;
+    let (stop_client, client) =
+        start_client::<R>(&files.client(&listen, &tun)?, client_tun, statuses)?;
     println!("  client       in the same process");
 
-    let result = traffic(args, client_host, &status);
+    let mut inner = None;
+    let result = traffic(args, client_host, &status, &mut inner);
     // The client first: the server hears it say goodbye.
     stop_client();
     let client = joined(client);
@@ -63,6 +64,8 @@ pub(super) fn run<R: Runtime>(args: &DemoArgs, folder: &Path) -> Result<(), Fail
     let server = joined(server);
     ended.store(true, Ordering::Relaxed);
     let echo = joined(echo);
+    // Only now: a device whose other end is gone would end the client.
+    drop(inner);
     result.and(client).and(server).and(echo)
 }
 
@@ -111,6 +114,7 @@ fn start_server<R: Runtime>(
             .send(pump.controller())
             .map_err(|_| broken("nobody waits for the server"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
+        app::account(&pump);
         pump.into_parts().2.finish()
     });
     match controller.recv() {
@@ -138,6 +142,7 @@ fn start_client<R: Runtime>(
             .send(controller)
             .map_err(|_| broken("nobody waits for the client"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
+        app::account(&pump);
         pump.into_parts().2.finish()
     });
     match controller.recv() {
@@ -145,6 +150,9 @@ fn start_client<R: Runtime>(
         Err(_) => Err(joined(thread).err().unwrap_or_else(|| broken("no client"))),
     }
 }
+
+/// How many transfers there are: each has a listening socket of its own, because a closed one lingers.
+const TRANSFERS: usize = 4;
 
 /// The host behind the server: answers echo requests and transfers until `ended`.
 fn start_host(tun: MemoryTun, ended: Arc<AtomicBool>) -> Result<Running, Failure> {
@@ -154,21 +162,25 @@ fn start_host(tun: MemoryTun, ended: Arc<AtomicBool>) -> Result<Running, Failure
         .collect();
     let mut host = Host::new(tun, MTU, &addresses)?;
     Ok(thread::spawn(move || {
-        let handle = host.tcp();
-        let mut answering = Answering::Opening;
+        let mut transfers = Vec::new();
+        for _ in 0..TRANSFERS {
+            let handle = host.tcp();
+            host.sockets
+                .get_mut::<tcp::Socket<'_>>(handle)
+                .listen(PORT)
+                .map_err(|error| broken(format!("listen: {error}")))?;
+            transfers.push((handle, Answering::Opening));
+        }
         while !ended.load(Ordering::Relaxed) {
             host.step();
-            let socket = host.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            if !socket.is_open() {
-                answering = Answering::Opening;
-                socket
-                    .listen(PORT)
-                    .map_err(|error| broken(format!("listen: {error}")))?;
+            let mut moved = false;
+            for (handle, answering) in &mut transfers {
+                let socket = host.sockets.get_mut::<tcp::Socket<'_>>(*handle);
+                moved |= answering.go_on(socket)?;
             }
-            if answering.go_on(socket)? {
-                host.step();
+            if !moved {
+                host.wait(Duration::from_millis(50))?;
             }
-            host.wait(Duration::from_millis(50))?;
         }
         Ok(())
     }))
@@ -189,7 +201,9 @@ impl Answering {
         match self {
             Self::Opening if socket.recv_queue() >= OPENING => {
                 let mut head = [0; OPENING];
-                socket.recv_slice(&mut head).map_err(|error| failed(&error))?;
+                socket
+                    .recv_slice(&mut head)
+                    .map_err(|error| failed(&error))?;
                 *self = match parse_opening(head) {
                     (Direction::Up, length) => Self::Receiving(Incoming::new(length)?),
                     (Direction::Down, length) => Self::Sending(Outgoing::new(length)?, Vec::new()),
@@ -271,6 +285,7 @@ fn traffic(
     args: &DemoArgs,
     tun: MemoryTun,
     status: &mpsc::Receiver<Status>,
+    inner: &mut Option<Host>,
 ) -> Result<(), Failure> {
     let (mut addresses, mut routes, mut mtu) = (Vec::new(), None, None);
     while addresses.is_empty() || routes.is_none() || mtu.is_none() {
@@ -286,14 +301,14 @@ fn traffic(
     println!("  routes       {}", list(&routes.unwrap_or_default()));
     println!("  MTU          {}", mtu.unwrap_or_default());
     let ours: Vec<IpAddr> = addresses.iter().map(IpPrefix::address).collect();
-    let mut host = Host::new(tun, MTU, &ours)?;
+    let host = inner.insert(Host::new(tun, MTU, &ours)?);
     for gateway in GATEWAYS {
         let to: IpAddr = gateway.parse().map_err(|_| broken(gateway))?;
         let from = ours
             .iter()
             .find(|address| address.is_ipv4() == to.is_ipv4())
             .ok_or_else(|| broken(format!("no address to reach {gateway} from")))?;
-        judge_pings(gateway, &ping(&mut host, *from, to, args.pings)?)?;
+        judge_pings(gateway, &ping(host, *from, to, args.pings)?)?;
     }
     let mut local = 50_000;
     for gateway in GATEWAYS {
@@ -301,7 +316,7 @@ fn traffic(
         for direction in [Direction::Up, Direction::Down] {
             local += 1;
             let bytes = args.mib << 20;
-            let time = transfer(&mut host, direction, to, local, bytes)?;
+            let time = transfer(host, direction, to, local, bytes)?;
             print_transfer(direction, gateway, bytes, time);
         }
     }
@@ -389,9 +404,7 @@ fn feed_opening_or_data(
 /// Sends echo requests one after the other and waits for each answer.
 fn ping(host: &mut Host, from: IpAddr, to: IpAddr, count: u16) -> Result<Pings, Failure> {
     const IDENT: u16 = 0x6d71;
-    let buffer = || {
-        icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 4096])
-    };
+    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
     let mut socket = icmp::Socket::new(buffer(), buffer());
     socket
         .bind(icmp::Endpoint::Ident(IDENT))

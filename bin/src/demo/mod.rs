@@ -131,10 +131,7 @@ impl Files {
 
     /// The client's configuration.
     fn client(&self, server: &str, more: &str) -> Result<PathBuf, Failure> {
-        let url = format!(
-            "https://{server}{}",
-            crate::config::server::DEFAULT_PATH
-        );
+        let url = format!("https://{server}{}", crate::config::server::DEFAULT_PATH);
         let text = format!(
             "url = {url:?}\n\
              ca = \"ca.pem\"\n\

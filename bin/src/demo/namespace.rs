@@ -36,7 +36,10 @@ pub(super) fn enter() -> Result<(), Failure> {
 /// Moves this thread alone to a second network namespace, and gives a handle to it.
 pub(super) fn split() -> Result<File, Failure> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
-        Failure::system("cannot make a second network namespace", &io::Error::from(error))
+        Failure::system(
+            "cannot make a second network namespace",
+            &io::Error::from(error),
+        )
     })?;
     File::open("/proc/thread-self/ns/net")
         .map_err(|error| Failure::system("cannot open the network namespace", &error))

@@ -1,5 +1,6 @@
 //! A host in memory: a smoltcp TCP/IP stack behind one end of a memory device.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -28,7 +29,11 @@ pub(super) struct Host {
 impl Host {
     /// With these addresses; everything is routed into the device.
     pub(super) fn new(tun: MemoryTun, mtu: usize, addresses: &[IpAddr]) -> Result<Self, Failure> {
-        let mut device = Link { tun, mtu };
+        let mut device = Link {
+            tun,
+            mtu,
+            waiting: VecDeque::new(),
+        };
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, &mut device, Moment::ZERO);
         let mut fits = true;
@@ -51,7 +56,7 @@ impl Host {
 
     /// A TCP socket with buffers for a fast path.
     pub(super) fn tcp(&mut self) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 256 << 10]);
+        let buffer = || tcp::SocketBuffer::new(vec![0; 64 << 10]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
         self.sockets.add(socket)
@@ -64,6 +69,7 @@ impl Host {
         let _ = self
             .interface
             .poll(now, &mut self.device, &mut self.sockets);
+        self.device.flush();
     }
 
     /// Waits for a packet or a timer, at most `most`.
@@ -75,7 +81,9 @@ impl Host {
             .map_or(most, |delay| Duration::from(delay).min(most));
         // A whole millisecond is the finest there is; rounding up spares a busy loop.
         let millis = u16::try_from(delay.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        let mut waited = [PollFd::new(self.device.tun.as_fd(), PollFlags::POLLIN)];
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, !self.device.waiting.is_empty());
+        let mut waited = [PollFd::new(self.device.tun.as_fd(), flags)];
         match poll(&mut waited, PollTimeout::from(millis)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(Failure::system("poll", &io::Error::from(error))),
@@ -107,11 +115,25 @@ impl Host {
 struct Link {
     tun: MemoryTun,
     mtu: usize,
+    /// What the device did not take yet.
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Link {
+    fn flush(&mut self) {
+        while let Some(packet) = self.waiting.front() {
+            match self.tun.send(packet) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Sent, or the other end is gone: nobody is left to tell.
+                _ => drop(self.waiting.pop_front()),
+            }
+        }
+    }
 }
 
 struct Received(Vec<u8>);
 
-struct Sent<'a>(&'a MemoryTun);
+struct Sent<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -123,8 +145,7 @@ impl TxToken for Sent<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         let mut packet = vec![0; length];
         let result = f(&mut packet);
-        // A full device drops, as any link does; TCP sends again.
-        let _ = self.0.send(&packet);
+        self.0.push_back(packet);
         result
     }
 }
@@ -134,14 +155,17 @@ impl Device for Link {
     type TxToken<'a> = Sent<'a>;
 
     fn receive(&mut self, _: Moment) -> Option<(Received, Sent<'_>)> {
-        let mut packet = vec![0; 65_536];
+        self.flush();
+        let mut packet = vec![0; self.mtu];
         let count = self.tun.recv(&mut packet).ok()?;
         packet.truncate(count);
-        Some((Received(packet), Sent(&self.tun)))
+        Some((Received(packet), Sent(&mut self.waiting)))
     }
 
     fn transmit(&mut self, _: Moment) -> Option<Sent<'_>> {
-        Some(Sent(&self.tun))
+        self.flush();
+        // A link that takes no more stops the stack, where a dropped packet would cost a timeout.
+        self.waiting.is_empty().then(|| Sent(&mut self.waiting))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -89,10 +89,7 @@ impl ServerSide {
         let more = format!("firewall = {firewall}\n[tun]\nname = \"masque0\"\nrun_dir = \"run\"\n");
         let listen = format!("{SERVER}:4433");
         let config = files.server(&listen, &more)?;
-        files.client(
-            &listen,
-            "[tun]\nname = \"masque1\"\nrun_dir = \"run\"\n",
-        )?;
+        files.client(&listen, "[tun]\nname = \"masque1\"\nrun_dir = \"run\"\n")?;
         let mut process = Process::start("server", &config, folder)?;
         process.wait_for("server ready")?;
         println!("  server       {listen} in a network namespace of its own");
@@ -106,7 +103,9 @@ impl ServerSide {
 fn underlay(host: &mut HostNet, link: &str, address: &str) -> Result<(), Failure> {
     let failed = |error| host_failure(&error);
     let invalid = |_| broken("underlay address");
-    let net: ipnet::IpNet = format!("{address}/24").parse().map_err(|_| broken(address))?;
+    let net: ipnet::IpNet = format!("{address}/24")
+        .parse()
+        .map_err(|_| broken(address))?;
     host.replace_addresses(link, &[net]).map_err(failed)?;
     host.set_up(link, None).map_err(failed)?;
     let prefix = masque_core::wire::prefix::IpPrefix::new(net.network(), 24).map_err(invalid)?;

@@ -80,7 +80,6 @@ impl HostNet {
         added.or_else(|refused| {
             self.journal.strike(&change)?;
             let doing = format!("adding the address {address} to {}", link.name);
-            // IPv6 has no two addresses that differ in their prefix length only.
             Err(refused.doing(doing))
         })
     }

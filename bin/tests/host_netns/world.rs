@@ -136,6 +136,11 @@ impl World {
         run(&["ip", "route", "add", "default", "via", "192.0.2.1"]);
         let own = ["ip", "address", "add", "2001:db8:2::2/64", "dev", "eth0"];
         run(&[&own[..], &["nodad"]].concat());
+        // The kernel makes the route to it a little later than the address.
+        let local = ["ip", "-6", "route", "show", "table", "local"];
+        until("the address settles", || {
+            run(&local).contains("2001:db8:2::2")
+        });
         run(&[
             "ip",
             "-6",
@@ -237,12 +242,14 @@ fn add_link(name: &str) {
 /// Asks until these interfaces are up: the kernel notices a carrier a little later than it is there.
 pub(crate) fn settle(links: &[&str], run: impl Fn(&[&str]) -> String) {
     for link in links {
-        let up = |_: &u32| run(&["ip", "link", "show", link]).contains("state UP");
-        assert!(
-            (0..10_000).any(|attempt| up(&attempt)),
-            "{link} does not come up"
-        );
+        let show = ["ip", "link", "show", link];
+        until("the link comes up", || run(&show).contains("state UP"));
     }
+}
+
+/// Asks again and again, but not for ever.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    assert!((0..10_000).any(|_| holds()), "never: {what}");
 }
 
 fn settings(directory: &Path) -> String {

@@ -139,7 +139,7 @@ impl Forwarding {
 
     /// A packet from the client's side of the server, or from the server, has left its tunnel:
     /// judges it and passes it on.
-    pub(super) fn from_tunnel(
+    pub(super) fn leave_tunnel(
         &mut self,
         now: Instant,
         conn: &mut Conn,
@@ -178,20 +178,13 @@ impl Forwarding {
                     });
                 } else {
                     self.dropped(DropReason::HopLimit, packet.len(), trace);
-                    self.answer_into_tunnel(
-                        now,
-                        conn,
-                        tunnel,
-                        IcmpError::TimeExceeded,
-                        packet,
-                        &info,
-                    );
+                    self.answer_inside(now, conn, tunnel, IcmpError::TimeExceeded, packet, &info);
                 }
             }
             Err(reason) => {
                 self.dropped(reason, packet.len(), trace);
                 if let (Way::Up, Some(error)) = (way, error_for(reason)) {
-                    self.answer_into_tunnel(now, conn, tunnel, error, packet, &info);
+                    self.answer_inside(now, conn, tunnel, error, packet, &info);
                 }
             }
         }
@@ -268,7 +261,7 @@ impl Forwarding {
         clippy::too_many_arguments,
         reason = "one call on the path of a packet, split for nobody"
     )]
-    pub(super) fn into_tunnel(
+    pub(super) fn enter_tunnel(
         &mut self,
         now: Instant,
         conn: &mut Conn,
@@ -321,7 +314,7 @@ impl Forwarding {
             return Err((DropReason::QueueFull, count));
         }
         let Some(datagram_header) = state.header else {
-            return self.into_capsules(conn, tunnel, header, packet);
+            return self.enter_capsules(conn, tunnel, header, packet);
         };
         if self.arena.capacity() - self.arena.len() < SUPER_PACKET.min(packet.len() * 2 + 256) {
             self.arena.reserve(ARENA);
@@ -351,7 +344,7 @@ impl Forwarding {
     }
 
     /// For a peer that takes no QUIC datagrams: packets in DATAGRAM capsules, on the stream.
-    fn into_capsules(
+    fn enter_capsules(
         &mut self,
         conn: &mut Conn,
         tunnel: usize,
@@ -468,7 +461,7 @@ impl Forwarding {
     }
 
     /// An ICMP error about a packet that came out of a tunnel goes back into it.
-    fn answer_into_tunnel(
+    fn answer_inside(
         &mut self,
         now: Instant,
         conn: &mut Conn,

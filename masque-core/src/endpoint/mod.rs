@@ -270,7 +270,7 @@ impl Endpoint {
         if header.gso_type != VnetHdr::GSO_NONE {
             self.fwd.counters.super_packets += 1;
         }
-        match self.from_port(now, port, header, data) {
+        match self.take_from_port(now, port, header, data) {
             Ok(queued) => {
                 self.fwd.counters.packets_in += u64::from(queued);
                 Accepted { queued, dropped: 0 }
@@ -301,14 +301,14 @@ impl Endpoint {
             });
         }
         let result = match origin {
-            Origin::Local => self.from_port(now, port, VnetHdr::default(), &packet),
+            Origin::Local => self.take_from_port(now, port, VnetHdr::default(), &packet),
             Origin::Forwarded => {
                 let mut copy = BytesMut::from(&packet[..]);
                 if PacketInfo::parse(&packet).is_ok() && !ip::decrement_hop_limit(&mut copy) {
                     self.hop_limit_exceeded(now, port, &packet);
                     Err((DropReason::HopLimit, 1))
                 } else {
-                    self.from_port(now, port, VnetHdr::default(), &copy)
+                    self.take_from_port(now, port, VnetHdr::default(), &copy)
                 }
             }
         };
@@ -387,7 +387,12 @@ impl Endpoint {
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() && self.shutdown_is_over() {
+            self.shutdown_told = true;
+            return Some(Event::ShutdownComplete);
+        }
+        event
     }
 
     /// What was counted so far.
@@ -677,7 +682,7 @@ impl Endpoint {
         {
             Some(index) => self
                 .fwd
-                .from_tunnel(now, conn, index, packet, &mut self.trace),
+                .leave_tunnel(now, conn, index, packet, &mut self.trace),
             None => self
                 .fwd
                 .dropped(DropReason::NotEstablished, packet.len(), &mut self.trace),
@@ -837,7 +842,7 @@ impl Endpoint {
     }
 
     /// Finds the tunnel of a packet from a device and queues it there.
-    fn from_port(
+    fn take_from_port(
         &mut self,
         now: Instant,
         port: PortId,
@@ -863,7 +868,7 @@ impl Endpoint {
                 return Err((reason, 1));
             }
         };
-        self.into_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
+        self.enter_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
     }
 
     fn hop_limit_exceeded(&mut self, now: Instant, port: PortId, packet: &[u8]) {
@@ -875,7 +880,7 @@ impl Endpoint {
         }
     }
 
-    fn into_tunnel(
+    fn enter_tunnel(
         &mut self,
         now: Instant,
         handle: TunnelHandle,
@@ -896,7 +901,7 @@ impl Endpoint {
             .ok_or(gone)?;
         let result =
             self.fwd
-                .into_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
+                .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
         if !conn.in_ring {
             conn.in_ring = true;
             self.ring.push_back(at);
@@ -924,7 +929,7 @@ impl Endpoint {
                     .owner(info.source)
                     .map_or(PacketFrom::Device(PortId(u32::MAX)), PacketFrom::Tunnel);
                 if let Ok(queued) =
-                    self.into_tunnel(now, to, VnetHdr::default(), &packet, &info, from)
+                    self.enter_tunnel(now, to, VnetHdr::default(), &packet, &info, from)
                 {
                     self.fwd.counters.packets_across += u64::from(queued);
                 }

@@ -53,7 +53,6 @@ impl Endpoint {
                     "shutting down",
                 );
             }
-            self.finish_shutdown();
         }
     }
 
@@ -62,12 +61,6 @@ impl Endpoint {
     pub fn poll_timeout(&mut self) -> Option<Deadline> {
         self.admission.new_turn();
         self.refresh_deadlines();
-        if self.shutdown.is_some()
-            && self.ring.is_empty()
-            && self.conns.iter().flatten().all(|conn| conn.closed_told)
-        {
-            self.finish_shutdown();
-        }
         if self.has_output() {
             return Some(Deadline {
                 at: self.now,
@@ -144,15 +137,9 @@ impl Endpoint {
                 Ok(())
             }
             Command::Revoke { identity } => {
-                let of_identity =
-                    |conn: &&Box<super::Conn>| conn.identity.as_ref() == Some(&identity);
-                let all: Vec<_> = self
-                    .conns
-                    .iter()
-                    .flatten()
-                    .filter(of_identity)
-                    .map(|conn| conn.id)
-                    .collect();
+                let conns = self.conns.iter().flatten();
+                let of_identity = conns.filter(|conn| conn.identity.as_ref() == Some(&identity));
+                let all: Vec<_> = of_identity.map(|conn| conn.id).collect();
                 for id in all {
                     self.close_by_id(
                         now,
@@ -294,7 +281,8 @@ impl Endpoint {
     }
 
     fn has_output(&self) -> bool {
-        !self.responses.is_empty()
+        self.shutdown_is_over()
+            || !self.responses.is_empty()
             || !self.ring.is_empty()
             || !self.events.is_empty()
             || self.fwd.ports.iter().any(|port| !port.out.is_empty())
@@ -367,9 +355,11 @@ impl Endpoint {
         self.events.extend(ended.into_iter().map(Event::LeaseEnded));
     }
 
-    fn finish_shutdown(&mut self) {
-        if !std::mem::replace(&mut self.shutdown_told, true) {
-            self.events.push_back(Event::ShutdownComplete);
-        }
+    /// Whether [`Event::ShutdownComplete`] is due: asked for, not yet told, and every connection has
+    /// said its goodbye, or the time for that is over.
+    pub(super) fn shutdown_is_over(&self) -> bool {
+        let said =
+            || self.ring.is_empty() && self.conns.iter().flatten().all(|conn| conn.closed_told);
+        !self.shutdown_told && self.shutdown.is_some_and(|end| end <= self.now || said())
     }
 }

@@ -84,10 +84,9 @@ impl Scenario {
         options.link.loss = (self.loss * 10_000.0).round() as u32;
         options.link.rate = self.rate.map(|kilobits| kilobits.saturating_mul(1000));
         options.link.mtu = self.mtu;
-        for plan in [&mut options.client_plan, &mut options.server_plan] {
-            if let Some(plan) = plan {
-                plan.rounds = self.rounds;
-            }
+        let plans = [&mut options.client_plan, &mut options.server_plan];
+        for plan in plans.into_iter().flatten() {
+            plan.rounds = self.rounds;
         }
         options
     }

@@ -12,7 +12,7 @@
 //! Each step checks, and panics with the time and the node where one does not hold:
 //!
 //! - time never goes back;
-//! - a drained endpoint neither has a deadline in the past nor one for `QueuedOutput`;
+//! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
 //! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
 //! - a port without offload gets plain packets.
@@ -127,6 +127,9 @@ impl World {
     }
 
     /// Adds a node and starts it.
+    ///
+    /// # Panics
+    /// If the endpoint refuses its transport profile.
     pub fn add_node(&mut self, spec: NodeSpec) -> NodeId {
         let id = NodeId(self.nodes.len());
         self.nodes.push(Node::new(spec));
@@ -223,6 +226,16 @@ impl World {
         input.into_iter().chain(deadline).min()
     }
 
+    /// The next input; `None` if a deadline comes first or nothing is left.
+    #[must_use]
+    pub fn peek(&self) -> Option<&Input> {
+        let ((at, _), input) = self.queue.first_key_value()?;
+        let deadline = self.next_deadline().map(|(at, _, _)| at);
+        deadline
+            .is_none_or(|deadline| *at <= deadline)
+            .then_some(input)
+    }
+
     /// Takes the next input or deadline; `None` when nothing is left to happen.
     ///
     /// # Panics
@@ -306,14 +319,15 @@ impl World {
         let node = &mut self.nodes[id.0];
         let label = format!("node {} {}", node.name, node.incarnation);
         node.incarnation += 1;
-        node.connections.clear();
         let mut config = node.config.clone();
         if let Some(server) = &mut config.server {
             server.leases = node.leases.values().cloned().collect();
         }
         let now = self.base + self.now;
         let wall = SystemTime::UNIX_EPOCH + WALL + self.now;
-        let mut endpoint = Endpoint::new(now, wall, config, self.seed.entropy(&label));
+        let entropy = self.seed.entropy(&label);
+        let mut endpoint = Endpoint::new(now, wall, config, entropy)
+            .unwrap_or_else(|error| panic!("{}: {error}", node.name));
         endpoint.set_tracing(self.trace.is_on());
         node.endpoint = Some(endpoint);
         self.drain(id);
@@ -323,7 +337,6 @@ impl World {
         let node = &mut self.nodes[id.0];
         node.endpoint = None;
         node.deadline = None;
-        node.connections.clear();
     }
 
     fn fire(&mut self, id: NodeId, reason: TimerReason) -> Step {
@@ -361,15 +374,10 @@ impl World {
             }
             Input::Connect { node, target } => {
                 let words = format!("<- connect {} {}", target.remote, target.server_name);
-                let mut conn = None;
                 self.tell(node, &words, |endpoint, now| {
-                    match endpoint.connect(now, *target) {
-                        Ok(id) => conn = Some(id),
-                        Err(error) => return Some(error.to_string()),
-                    }
-                    None
+                    let result = endpoint.connect(now, *target);
+                    result.err().map(|error| error.to_string())
                 });
-                self.nodes[node.0].connections.extend(conn);
                 (Some(node), words)
             }
             Input::Command { node, command } => {

@@ -1,14 +1,12 @@
 //! One endpoint and what is known of it.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use masque_core::endpoint::{
-    Config, ConnId, Endpoint, Event, Identity, Lease, TimerReason, TunBatch,
-};
+use masque_core::endpoint::{Config, Endpoint, Event, Identity, Lease, TimerReason, TunBatch};
 
 use super::host::Host;
 
@@ -42,7 +40,6 @@ pub struct Node {
     pub(super) events: Vec<(Duration, Event)>,
     pub(super) errors: Vec<String>,
     pub(super) leases: BTreeMap<Identity, Lease>,
-    pub(super) connections: BTreeSet<ConnId>,
     pub(super) delivered: u64,
     pub(super) transmit: Vec<u8>,
     pub(super) batch: TunBatch,
@@ -66,7 +63,6 @@ impl Node {
             events: Vec::new(),
             errors: Vec::new(),
             leases,
-            connections: BTreeSet::new(),
             delivered: 0,
             transmit: Vec::new(),
             batch: TunBatch::default(),
@@ -108,11 +104,6 @@ impl Node {
         self.leases.values()
     }
 
-    /// The connections started here or told of, and not yet closed.
-    pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.connections.iter().copied()
-    }
-
     /// IP packets delivered to its inner hosts.
     #[must_use]
     pub fn delivered(&self) -> u64 {
@@ -133,15 +124,9 @@ impl Node {
         host.downcast_mut()
     }
 
-    /// Notes what an event says about leases and connections.
+    /// Notes what an event says about leases.
     pub(super) fn note(&mut self, event: &Event) {
         match event {
-            Event::Connected { conn, .. } => {
-                self.connections.insert(*conn);
-            }
-            Event::ConnectionClosed { conn, .. } => {
-                self.connections.remove(conn);
-            }
             Event::LeaseChanged(lease) => {
                 self.leases.insert(lease.identity.clone(), lease.clone());
             }
@@ -160,8 +145,8 @@ impl Node {
             out.push_str("  stopped\n");
             return out;
         };
-        for conn in &self.connections {
-            let Some(info) = endpoint.connection(*conn) else {
+        for conn in endpoint.connections() {
+            let Some(info) = endpoint.connection(conn) else {
                 continue;
             };
             let identity = info.identity.map_or("-".to_owned(), |identity| identity.0);

@@ -1,0 +1,151 @@
+//! Bytes nobody should send: they never panic, and what was up stays up.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use masque_core::endpoint::{Ecn, PortId};
+use masque_testkit::scenario::{Options, Star, client_address, server_address, star};
+use masque_testkit::world::{Input, NodeId, PingPlan};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn running() -> Star {
+    let plan = Some(PingPlan {
+        rounds: 20,
+        interval: Duration::from_millis(50),
+        size: 100,
+        then_shut_down: None,
+    });
+    star(&Options {
+        client_plan: plan.clone(),
+        server_plan: plan,
+        ..Options::default()
+    })
+    .expect("valid")
+}
+
+fn stranger() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 66], 6666))
+}
+
+/// How to spoil a genuine datagram.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(Index, u8),
+    Cut(Index),
+    Grow(Vec<u8>),
+    Repeat,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<Index>(), 1..=255u8).prop_map(|(at, mask)| Damage::Flip(at, mask)),
+        any::<Index>().prop_map(Damage::Cut),
+        proptest::collection::vec(any::<u8>(), 1..100).prop_map(Damage::Grow),
+        Just(Damage::Repeat),
+    ]
+}
+
+/// Bytes that look like QUIC packets of some type.
+fn garbage() -> impl Strategy<Value = Vec<u8>> {
+    let tail = proptest::collection::vec(any::<u8>(), 0..1400);
+    (any::<u8>(), any::<bool>(), 0..24u8, tail).prop_map(|(first, known, cid, tail)| {
+        let mut bytes = vec![first];
+        if known {
+            bytes.extend_from_slice(&[0, 0, 0, 1, cid]);
+        }
+        bytes.extend(tail);
+        bytes
+    })
+}
+
+fn arrives(from: SocketAddr, to: SocketAddr, data: Vec<u8>) -> Input {
+    Input::Datagram {
+        from,
+        to,
+        ecn: Some(Ecn::Ce),
+        data,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn garbage_from_anywhere_neither_panics_nor_stops_a_tunnel(
+        attacks in proptest::collection::vec((garbage(), 0..1500u64, any::<bool>(), any::<bool>()), 1..60)
+    ) {
+        let mut star = running();
+        for (data, millis, to_server, spoofed) in attacks {
+            let (victim, peer) = if to_server {
+                (server_address(), client_address(0))
+            } else {
+                (client_address(0), server_address())
+            };
+            let from = if spoofed { peer } else { stranger() };
+            star.world.schedule(Duration::from_millis(millis), arrives(from, victim, data));
+        }
+        star.world.run_until(Duration::from_secs(5));
+        let (client, server) = (star.client(), star.server);
+        prop_assert_eq!(star.inner(client).replies(), 40);
+        prop_assert_eq!(star.inner(server).replies(), 40);
+    }
+
+    #[test]
+    fn spoilt_datagrams_neither_panic_nor_stop_a_tunnel(
+        spoilt in proptest::collection::vec((damage(), 0..400u32, 0..50u64), 1..40)
+    ) {
+        let mut star = running();
+        for step in 0.. {
+            if star.world.next_at().is_none_or(|at| at > Duration::from_secs(5)) {
+                break;
+            }
+            // Copies of what is about to arrive, each spoilt in its way, come a little later.
+            if let Some(Input::Datagram { from, to, data, .. }) = star.world.peek().cloned() {
+                for (damage, _, after) in spoilt.iter().filter(|(_, when, _)| *when == step) {
+                    let attack = arrives(from, to, apply(damage, &data));
+                    star.world.schedule_in(Duration::from_millis(*after), attack);
+                }
+            }
+            star.world.step();
+        }
+        prop_assert_eq!(star.inner(star.client()).replies(), 40);
+        prop_assert!(star.inner(star.client()).others.is_empty());
+    }
+
+    #[test]
+    fn garbage_from_a_tun_never_panics(
+        packets in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..2000), prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()], any::<bool>()),
+            1..60
+        )
+    ) {
+        let mut star = running();
+        star.world.run_until(Duration::from_millis(500));
+        for (mut data, first, at_server) in packets {
+            if let Some(byte) = data.first_mut() {
+                *byte = first;
+            }
+            let node: NodeId = if at_server { star.server } else { star.client() };
+            star.world.schedule_in(Duration::from_millis(1), Input::Packet { node, port: PortId(0), data });
+        }
+        star.world.run_until(Duration::from_secs(5));
+        prop_assert_eq!(star.inner(star.client()).replies(), 40);
+    }
+}
+
+fn apply(damage: &Damage, data: &[u8]) -> Vec<u8> {
+    let mut data = data.to_vec();
+    match damage {
+        // A copy of a copy may be empty already.
+        Damage::Flip(..) | Damage::Cut(_) if data.is_empty() => {}
+        Damage::Flip(at, mask) => {
+            let at = at.index(data.len());
+            data[at] ^= mask;
+        }
+        Damage::Cut(at) => data.truncate(at.index(data.len())),
+        Damage::Grow(more) => data.extend_from_slice(more),
+        Damage::Repeat => {}
+    }
+    data
+}
