@@ -1,5 +1,4 @@
 //! The certificate authority on the command line.
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

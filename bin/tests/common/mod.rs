@@ -3,12 +3,25 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use masque::pki::{Authority, Issued};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// One binary stands for all: the command line is the same code.
+#[cfg(feature = "tokio")]
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_masque-tokio");
+#[cfg(all(feature = "smol", not(feature = "tokio")))]
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_masque-smol");
+#[cfg(all(feature = "mio", not(any(feature = "tokio", feature = "smol"))))]
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_masque-mio");
+
+/// How long a command may take that is expected to fail.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder with a CA, a server's and a client's certificate.
 pub(crate) struct Fixture {
@@ -135,7 +148,30 @@ impl Outcome {
 
 /// Runs the binary with `MASQUE_LOG` quiet, so that stderr is what it fails with.
 pub(crate) fn masque(args: &[&str]) -> Outcome {
-    command(args).output().unwrap().into()
+    finish(command(args))
+}
+
+/// Runs a command to its end; one that does not end is killed, and fails the test.
+pub(crate) fn finish(mut command: Command) -> Outcome {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let waiter = thread::spawn(move || {
+        let output = child.wait_with_output().unwrap();
+        // The test has given up waiting.
+        let _ = sender.send(());
+        output
+    });
+    if receiver.recv_timeout(PATIENCE).is_err() {
+        // Not yet waited for, so the number cannot be another process's.
+        let _ = kill(pid, Signal::SIGTERM);
+    }
+    waiter.join().unwrap().into()
 }
 
 pub(crate) fn command(args: &[&str]) -> Command {
