@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Replaces `path` by `bytes`: after a crash it holds the old bytes or the new ones, never a mixture.
@@ -30,9 +30,7 @@ pub fn create(path: &Path, bytes: &[u8], mode: u32, overwrite: bool) -> io::Resu
     if overwrite && path.exists() {
         let mut file = tempfile::Builder::new()
             .prefix(".masque-")
-            .permissions(fs::Permissions::from(
-                std::os::unix::fs::PermissionsExt::from_mode(mode),
-            ))
+            .permissions(fs::Permissions::from_mode(mode))
             .tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;

@@ -10,7 +10,7 @@ use crate::config::client::ReconnectSection;
 /// Waits between attempts: each twice the last up to a longest one, minus a random part, so that the
 /// clients of a restarted server do not come back all at once.
 #[derive(Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     initial: Duration,
     max: Duration,
     jitter: f64,
@@ -21,7 +21,7 @@ pub struct Backoff {
 impl Backoff {
     /// From the configuration and a seed.
     #[must_use]
-    pub fn new(section: &ReconnectSection, seed: [u8; 32]) -> Self {
+    pub(super) fn new(section: &ReconnectSection, seed: [u8; 32]) -> Self {
         Self {
             initial: section.initial.0,
             max: section.max.0,
@@ -32,12 +32,12 @@ impl Backoff {
     }
 
     /// An attempt succeeded: the next wait is the first again.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.attempts = 0;
     }
 
     /// The next wait.
-    pub fn next_wait(&mut self) -> Duration {
+    pub(super) fn next_wait(&mut self) -> Duration {
         let factor = 2_u32.saturating_pow(self.attempts.min(20));
         self.attempts = self.attempts.saturating_add(1);
         let whole = self.initial.saturating_mul(factor).min(self.max);

@@ -2,12 +2,13 @@
 
 mod backoff;
 mod install;
+mod verdict;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use masque_adapter_kit::{App, Controller, Cx, Offload};
 use masque_core::H3Code;
@@ -21,6 +22,7 @@ use masque_core::wire::prefix::IpPrefix;
 
 use self::backoff::Backoff;
 pub use self::install::Installer;
+use self::verdict::{Circumstances, Verdict};
 use crate::app::{self, GRACE, StopSignals};
 use crate::config::client::ClientSettings;
 use crate::config::{ClientFile, Source};
@@ -444,58 +446,22 @@ impl ClientApp {
         if matches!(self.phase, Phase::Up(..)) {
             self.tell(Status::Down);
         }
-        let (failure, permanent) = self.judge(reason);
-        self.failed(cx, failure, permanent);
+        let verdict = Verdict::of_connection(reason, &self.circumstances());
+        self.failed(cx, verdict.failure, verdict.permanent);
     }
 
-    /// What the end of a connection means: an exit code, and whether trying again makes sense.
-    fn judge(&self, reason: &CloseReason) -> (Failure, bool) {
+    fn circumstances(&self) -> Circumstances<'_> {
         let (host, port) = &self.settings.connect;
-        let server = match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
-        match reason {
-            CloseReason::Tls(text) => {
-                let mut failure = Failure::new(
-                    Exit::Refused,
-                    format!("no secure connection to {server}: {text}"),
-                );
-                let own = self.settings.credentials.described();
-                failure.help = Some(match own.map(|own| own.unusable_at(SystemTime::now())) {
-                    Some(Some(why)) => format!("our own certificate {why}"),
-                    Some(None) => "check that ca is the server's CA, that the certificate is from the CA the server trusts, and the host name in url".to_owned(),
-                    None => "this client has no certificate; most servers demand one (certificate, key)".to_owned(),
-                });
-                (failure, true)
-            }
-            CloseReason::NotAuthorised | CloseReason::CertificateExpired => {
-                let text = format!("refused by {server}: {reason}");
-                (Failure::new(Exit::Refused, text), true)
-            }
-            CloseReason::Violation(_) | CloseReason::SettingsTimeout => {
-                let text = format!("{server} does not speak CONNECT-IP properly: {reason}");
-                (Failure::new(Exit::Refused, text), true)
-            }
-            CloseReason::Peer { .. } => {
-                let text = format!("{server} ended the connection: {reason}");
-                (Failure::new(Exit::Refused, text), false)
-            }
-            CloseReason::Local if self.timed_out => (self.silent(&server), false),
-            CloseReason::Local if self.tunnel_end.is_some() => {
-                judge_tunnel(&server, self.tunnel_end.unwrap_or(TunnelEnd::Local))
-            }
-            CloseReason::TimedOut if !self.was_up => (self.silent(&server), false),
-            _ => {
-                let text = format!("connection to {server} lost: {reason}");
-                (Failure::new(Exit::Unreachable, text), false)
-            }
+        Circumstances {
+            server: match host.contains(':') {
+                true => format!("[{host}]:{port}"),
+                false => format!("{host}:{port}"),
+            },
+            credentials: &self.settings.credentials,
+            was_up: self.was_up,
+            timed_out: self.timed_out,
+            tunnel_end: self.tunnel_end,
         }
-    }
-
-    fn silent(&self, server: &str) -> Failure {
-        Failure::new(Exit::Unreachable, format!("no answer from {server} (UDP)"))
-            .help("is the server running, and does a firewall let UDP to this port through?")
     }
 
     /// Another source address towards the server means another network.
@@ -547,11 +513,11 @@ impl App for ClientApp {
                 };
                 self.close(cx, conn);
                 cx.sockets.remove(link.socket);
-                let (failure, permanent) =
-                    refused(&self.settings.url, status, proxy_status.as_deref());
+                let verdict =
+                    Verdict::of_status(&self.settings.url, status, proxy_status.as_deref());
                 // The connection's own end is no further news.
                 self.phase = Phase::Resolving;
-                self.failed(cx, failure, permanent);
+                self.failed(cx, verdict.failure, verdict.permanent);
             }
             Event::Addresses { tunnel, addresses } if self.is_ours(tunnel) => {
                 self.addresses(cx, addresses);
@@ -637,38 +603,3 @@ impl App for ClientApp {
         cx.stop();
     }
 }
-
-/// What the end of a tunnel on a living connection means.
-fn judge_tunnel(server: &str, end: TunnelEnd) -> (Failure, bool) {
-    let (code, text, permanent) = match end {
-        TunnelEnd::Unsupported => (Exit::Refused, "does not offer CONNECT-IP", true),
-        TunnelEnd::Violation(_) => (Exit::Refused, "does not speak CONNECT-IP properly", true),
-        TunnelEnd::Rejected => (Exit::Refused, "takes no more tunnels now", false),
-        TunnelEnd::TimedOut => (Exit::Unreachable, "does not answer the request", false),
-        TunnelEnd::ResetByPeer { .. } => (Exit::Refused, "reset the tunnel", false),
-        TunnelEnd::Finished | TunnelEnd::Local | TunnelEnd::ConnectionEnded => {
-            (Exit::Unreachable, "ended the tunnel", false)
-        }
-    };
-    (Failure::new(code, format!("{server} {text}")), permanent)
-}
-
-/// What an HTTP status means: an exit code, and whether trying again makes no sense.
-fn refused(url: &str, status: u16, proxy_status: Option<&str>) -> (Failure, bool) {
-    let detail = proxy_status.map_or_else(String::new, |text| format!(" ({text})"));
-    let failure = Failure::new(
-        Exit::Refused,
-        format!("the server refuses {url} with status {status}{detail}"),
-    );
-    let help = match status {
-        404 => "the server knows no such URI template: compare url with its templates",
-        401 | 403 | 407 => "this identity is not allowed: ask the server's operator",
-        501 => "this server does not do CONNECT-IP",
-        400 => "the server does not understand this target or ipproto",
-        _ => return (failure, !matches!(status, 408 | 429 | 500..=599)),
-    };
-    (failure.help(help), true)
-}
-
-#[cfg(test)]
-mod tests;

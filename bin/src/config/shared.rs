@@ -108,8 +108,7 @@ impl TransportSection {
     /// # Errors
     /// The first setting that is out of range or contradicts another.
     pub fn profile(&self, source: &Source) -> Result<TransportProfile, Failure> {
-        let mut profile = TransportProfile::default();
-        profile.congestion = match (self.congestion.unwrap_or_default(), &self.rate) {
+        let congestion = match (self.congestion.unwrap_or_default(), &self.rate) {
             (Congestion::Fixed, Some(rate)) if *rate.get_ref() >= 10_000 => {
                 CongestionControl::Fixed(*rate.get_ref())
             }
@@ -127,6 +126,10 @@ impl TransportSection {
             (Congestion::Cubic, None) => CongestionControl::Cubic,
             (Congestion::NewReno, None) => CongestionControl::NewReno,
             (Congestion::Bbr, None) => CongestionControl::Bbr,
+        };
+        let mut profile = TransportProfile {
+            congestion,
+            ..TransportProfile::default()
         };
         for mtu in [&self.initial_mtu, &self.max_mtu].into_iter().flatten() {
             if *mtu.get_ref() < 1200 {

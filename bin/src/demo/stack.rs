@@ -165,7 +165,7 @@ impl Device for Link {
     fn transmit(&mut self, _: Moment) -> Option<Sent<'_>> {
         self.flush();
         // A link that takes no more stops the stack, where a dropped packet would cost a timeout.
-        self.waiting.is_empty().then(|| Sent(&mut self.waiting))
+        self.waiting.is_empty().then_some(Sent(&mut self.waiting))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
