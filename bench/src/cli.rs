@@ -2,11 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::error::Error;
 use crate::instructions::{CountError, Profile};
+use crate::lab::Wire;
+use crate::probe::{self, Probe};
+use crate::report;
+use crate::run::{self, Plan};
+use crate::subject::{self, Places, Variant};
+use crate::trial::{Settings, Test};
 
 /// Measures masque against other tunnels, in network namespaces of its own; needs root.
 #[derive(Debug, Parser)]
@@ -14,12 +22,76 @@ use crate::instructions::{CountError, Profile};
 struct Cli {
     #[command(subcommand)]
     command: Option<Action>,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What is measured, and where it goes.
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Only these, by name (`--list` shows them).
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, pps_BYTES, memory.
+    #[arg(long, value_delimiter = ',')]
+    tests: Vec<Test>,
+    /// Repetitions, each over all subjects.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    reps: u32,
+    /// Seconds of each TCP test.
+    #[arg(long, default_value_t = 4.0)]
+    secs: f64,
+    /// Whether super-packets cross the path whole.
+    #[arg(long, value_enum, default_value_t)]
+    wire: Wire,
+    /// One repetition of the shortest tests, to see whether everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Where our binaries are, if not beside this one or in target/release.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Where the yardsticks tunfwd and qfwd are.
+    #[arg(long, value_name = "DIR")]
+    bounds: Option<PathBuf>,
+    /// Measure ours with other settings, too: NAME:KEY=VALUE[,KEY=VALUE…], in the words of the
+    /// configuration. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
+    #[arg(long, value_name = "VARIANT")]
+    variant: Vec<Variant>,
+    /// Ratios are taken to these.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "wireguard-go,fwd-offload"
+    )]
+    yardsticks: Vec<String>,
+    /// The UDP sender sleeps between packets instead of spinning.
+    #[arg(long)]
+    sleep: bool,
+    /// Seconds to wait for a quiet machine before each test.
+    #[arg(long, default_value_t = 20.0)]
+    quiet: f64,
+    /// Write all samples here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a report with plots here.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the tables here.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Say what could be measured, and what not and why.
+    #[arg(long)]
+    list: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Count the instructions of the pipeline in memory, per packet; needs valgrind, not root.
     Instructions(InstructionsArgs),
+    /// Traffic; run by this program inside the namespaces.
+    #[command(subcommand, hide = true)]
+    Probe(Probe),
 }
 
 /// What is counted, and compared with what.
@@ -51,7 +123,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Action::Instructions(args)) => instructions(&args).map_err(|error| error.to_string()),
-        None => Ok(true),
+        Some(Action::Probe(probe)) => probe::run(&probe)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        None => measure(cli.run)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -61,6 +138,65 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure(args: RunArgs) -> Result<(), Error> {
+    let places = Places {
+        bin_dir: args.bin_dir,
+        bounds: args.bounds,
+        variants: args.variant,
+    };
+    if args.list {
+        for subject in subject::all(&places) {
+            match subject.available() {
+                Ok(note) => println!("{:22} {note}", subject.name()),
+                Err(why) => println!("{:22} not available: {why}", subject.name()),
+            }
+        }
+        return Ok(());
+    }
+    let positive = |number: f64| number.is_finite() && (0.0..=3600.0).contains(&number);
+    if !positive(args.secs) || args.secs < 0.5 || !positive(args.quiet) {
+        return Err(Error::Usage(
+            "--secs is 0.5 to 3600, --quiet 0 to 3600".to_owned(),
+        ));
+    }
+    let tests = match (args.tests.is_empty(), args.quick) {
+        (false, _) => args.tests,
+        (true, true) => Test::QUICK.to_vec(),
+        (true, false) => Test::ALL.to_vec(),
+    };
+    let results = run::run(&Plan {
+        subjects: args.subjects,
+        tests,
+        repetitions: if args.quick { 1 } else { args.reps },
+        wire: args.wire,
+        settings: Settings {
+            secs: if args.quick {
+                args.secs.min(2.0)
+            } else {
+                args.secs
+            },
+            sleep: args.sleep,
+        },
+        places,
+        patience: Duration::from_secs_f64(if args.quick {
+            args.quiet.min(1.0)
+        } else {
+            args.quiet
+        }),
+        json: args.json,
+    })?;
+    let markdown = report::markdown(&results, &args.yardsticks);
+    println!("{markdown}");
+    let write = |path: Option<PathBuf>, text: &str| match path {
+        Some(path) => {
+            std::fs::write(&path, text).map_err(Error::system(path.display().to_string()))
+        }
+        None => Ok(()),
+    };
+    write(args.markdown, &markdown)?;
+    write(args.html, &report::html(&results))
 }
 
 /// Name and arguments of what is counted.

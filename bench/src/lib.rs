@@ -8,6 +8,27 @@
 //! | the same counted in instructions | `masque-bench instructions` | none to speak of |
 //! | codecs and offload functions | criterion | little |
 
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`lab`] | the namespaces, and the promise that they go away |
+//! | [`subject`] | what is measured, one small type each |
+//! | [`probe`] | the traffic: processes inside the namespaces |
+//! | [`trial`], [`meter`] | the tests, and what the machine used |
+//! | [`run`] | the schedule |
+//! | [`samples`], [`report`] | raw numbers; tables, goals and plots |
+//! | [`pipeline`], [`instructions`] | the core in memory, timed and counted |
+#![forbid(unsafe_code)]
+
 pub mod cli;
+pub mod error;
 pub mod instructions;
+pub mod lab;
+pub mod meter;
 pub mod pipeline;
+pub mod probe;
+pub mod report;
+pub mod run;
+pub mod samples;
+pub mod subject;
+pub mod trial;
