@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use masque_adapter_kit::io::TUN_READ;
 use masque_adapter_kit::memory::MemoryTun;
@@ -16,11 +16,12 @@ use masque_core::endpoint::{
 };
 use masque_core::session::SessionConfig;
 use masque_core::wire::fields::FieldList;
+use masque_core::wire::ip::PacketInfo;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::scope::Scope;
 use masque_core::wire::template::UriTemplate;
 
-use crate::log::{Log, PATIENCE};
+use crate::log::Log;
 use crate::packets;
 use crate::peer::default_url;
 use crate::pki::Pki;
@@ -73,8 +74,9 @@ pub(crate) struct Setup {
     pub(crate) session: SessionConfig,
     /// The server demands certificates.
     pub(crate) require_identity: bool,
-    /// What the server lets clients route to it; empty is everything.
+    /// Path and query of the template, where not the default's.
     pub(crate) template: Option<&'static str>,
+    /// What the client asks for.
     pub(crate) scope: Scope,
 }
 
@@ -234,6 +236,15 @@ impl Ours {
         });
     }
 
+    /// Waits until the peer routes something.
+    #[track_caller]
+    pub(crate) fn has_routes(&self) {
+        self.events.wait("routes", |event| {
+            matches!(event, Event::Routes { routes, .. } if !routes.ranges().is_empty())
+                .then_some(())
+        });
+    }
+
     /// Stops the loop and gives its counters.
     pub(crate) fn stop(mut self) -> Counters {
         self.controller.stop();
@@ -312,34 +323,24 @@ impl Host {
 
     /// Whether a packet from that source has come.
     pub(crate) fn has_from(&self, source: &str) -> bool {
-        let source: IpAddr = source.parse().expect("an address");
-        self.received.has(|packet| {
-            masque_core::wire::ip::PacketInfo::parse(packet).is_ok_and(|info| info.source == source)
-        })
+        self.received.has(|packet| is_from(packet, source))
     }
 
-    /// Waits for a packet that `wanted` takes.
+    /// Waits for a packet from that source.
     #[track_caller]
-    pub(crate) fn wait(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) {
+    pub(crate) fn wait_from(&self, source: &str) {
         self.received
-            .wait(what, |packet| wanted(packet).then_some(()));
+            .wait(source, |packet| is_from(packet, source).then_some(()));
     }
+}
+
+fn is_from(packet: &[u8], source: &str) -> bool {
+    let source: IpAddr = source.parse().expect("an address");
+    PacketInfo::parse(packet).is_ok_and(|info| info.source == source)
 }
 
 fn loopback() -> UdpSocket {
     UdpConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)))
         .bind()
         .expect("a loopback interface")
-}
-
-/// Until `done`, or for as long as nobody could be that slow.
-pub(crate) fn until(done: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    true
 }

@@ -289,7 +289,7 @@ fn a_malformed_request_is_a_stream_error() {
         "--target 192.0.2.1/24",
         "--target 192.0.2.0/33",
         "--ipproto 256",
-        "--ipproto 017",
+        "--ipproto udp",
         "--header content-length=0x",
         "--header connection=close",
         "--header Upper=case",

@@ -737,9 +737,7 @@ impl Endpoint {
                 self.on_assigned(now, conn, tunnel, &assign)
             }
             SessionEvent::AddressesRequested { tunnel, request } => {
-                if conn.role == Role::Server {
-                    self.on_addresses_requested(conn, tunnel, &request);
-                }
+                self.on_addresses_requested(conn, tunnel, &request);
             }
             SessionEvent::RoutesAdvertised { tunnel, routes } => {
                 self.on_routes(now, conn, tunnel, routes)

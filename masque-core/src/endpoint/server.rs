@@ -19,6 +19,7 @@ use crate::wire::capsule::{
 use crate::wire::fields::FieldList;
 use crate::wire::prefix::{AddressRange, IpPrefix};
 use crate::wire::scope::{Scope, Target};
+use crate::wire::stream::Role;
 
 impl Endpoint {
     /// The handshake is complete: reads who the client is, and makes room for it.
@@ -187,6 +188,7 @@ impl Endpoint {
     }
 
     /// ADDRESS_REQUEST: every entry is answered, refusals included, in a full list (RFC 9484 §4.7.2).
+    /// A client has no addresses to give: it refuses them all.
     pub(super) fn on_addresses_requested(
         &mut self,
         conn: &mut Conn,
@@ -196,7 +198,10 @@ impl Endpoint {
         let Some(tunnel) = conn.tunnel(id) else {
             return;
         };
-        let mut entries = unasked(&tunnel.addresses).0;
+        let mut entries = match conn.role {
+            Role::Server => unasked(&tunnel.addresses).0,
+            Role::Client => Vec::new(),
+        };
         let mut refused = Vec::new();
         for wanted in request.entries() {
             let grant = entries.iter_mut().find(|entry| {
@@ -297,7 +302,7 @@ impl Endpoint {
         if let Some(port) = self.fwd.port_mut(conn.port) {
             port.clients.retain(|client| *client != tunnel.handle);
         }
-        if self.server.is_some() && conn.role == crate::wire::stream::Role::Server {
+        if self.server.is_some() && conn.role == Role::Server {
             if tunnel.lent {
                 self.book.give_back(&tunnel.addresses);
             } else {
