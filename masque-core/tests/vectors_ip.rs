@@ -1,6 +1,6 @@
 //! The vectors of `testdata/vectors.json` about IP packets, ICMP errors and datagrams that carry none.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use masque_core::wire::datagram::{ContextId, open, open_context};
@@ -9,7 +9,7 @@ use masque_core::wire::ip::icmp::{IcmpError, build, is_icmp_error};
 use masque_core::wire::ip::{PacketError, PacketInfo, decrement_hop_limit};
 use serde_json::Value;
 
-fn vectors() -> HashMap<String, Value> {
+fn vectors() -> BTreeMap<String, Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/vectors.json");
     let text = std::fs::read_to_string(path).expect("the vectors are part of the repository");
     let all: Vec<Value> = serde_json::from_str(&text).expect("a list of vectors");

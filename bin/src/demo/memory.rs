@@ -19,7 +19,8 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddres
 use super::stack::Host;
 use super::transfer::{Direction, Incoming, OPENING, Outgoing, opening, parse_opening};
 use super::{
-    DemoArgs, Files, GATEWAYS, PATIENCE, PORT, Pings, broken, judge_pings, print_transfer,
+    DemoArgs, Files, GATEWAYS, PATIENCE, PORT, Pings, broken, interrupt, judge_pings,
+    print_transfer,
 };
 use crate::app;
 use crate::client::{self, ClientApp, Status};
@@ -34,6 +35,7 @@ const MTU: usize = 1280;
 
 /// Runs the demo in memory.
 pub(super) fn run<R: Runtime>(args: &DemoArgs, folder: &Path) -> Result<(), Failure> {
+    interrupt::watch(folder.to_owned())?;
     let socket = UdpSocket::bind("127.0.0.1:0")
         .map_err(|error| Failure::system("cannot bind UDP on loopback", &error))?;
     let listen = socket

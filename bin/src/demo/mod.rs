@@ -6,6 +6,7 @@
 //! kernel's stacks and the two TUN devices. Where namespaces or TUN devices are not allowed, the same
 //! server and client run in this process with devices in memory and a TCP/IP stack behind each.
 
+mod interrupt;
 mod kernel;
 mod memory;
 mod namespace;

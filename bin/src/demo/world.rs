@@ -13,10 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::interrupt::Children;
 use super::transfer::Direction;
 use super::{
-    DemoArgs, Files, GATEWAYS, PATIENCE, PORT, broken, judge_pings, kernel, last_lines, namespace,
-    print_transfer,
+    DemoArgs, Files, GATEWAYS, PATIENCE, PORT, broken, interrupt, judge_pings, kernel, last_lines,
+    namespace, print_transfer,
 };
 use crate::app::host_failure;
 use crate::exit::Failure;
@@ -29,12 +30,14 @@ const CLIENT: &str = "192.0.2.2";
 /// Runs the demo in namespaces; the process is left in the server's.
 pub(super) fn run(args: &DemoArgs, folder: &Path) -> Result<(), Failure> {
     namespace::enter()?;
+    let children = interrupt::watch(folder.to_owned())?;
     let (namespaces, namespace) = mpsc::channel();
     let (ready, go) = mpsc::channel();
     let job = ClientJob {
         folder: folder.to_owned(),
         pings: args.pings,
         bytes: args.mib << 20,
+        children: children.clone(),
     };
     // A namespace belongs to a thread: this one holds the client's.
     let client_side = thread::spawn(move || {
@@ -52,7 +55,7 @@ pub(super) fn run(args: &DemoArgs, folder: &Path) -> Result<(), Failure> {
     let handle = namespace
         .recv()
         .map_err(|_| broken("the client's thread is gone"))??;
-    let mut server = ServerSide::start(folder, &handle)?;
+    let mut server = ServerSide::start(folder, &handle, &children)?;
     ready
         .send(())
         .map_err(|_| broken("the client's thread is gone"))?;
@@ -70,7 +73,7 @@ struct ServerSide {
 }
 
 impl ServerSide {
-    fn start(folder: &Path, client: &File) -> Result<Self, Failure> {
+    fn start(folder: &Path, client: &File, children: &Children) -> Result<Self, Failure> {
         use std::os::fd::AsFd;
         let failed = |error| host_failure(&error);
         let run_dir = folder.join("run");
@@ -90,7 +93,7 @@ impl ServerSide {
         let listen = format!("{SERVER}:4433");
         let config = files.server(&listen, &more)?;
         files.client(&listen, "[tun]\nname = \"masque1\"\nrun_dir = \"run\"\n")?;
-        let mut process = Process::start("server", &config, folder)?;
+        let mut process = Process::start("server", &config, folder, children)?;
         process.wait_for("server ready")?;
         println!("  server       {listen} in a network namespace of its own");
         Ok(Self {
@@ -118,6 +121,7 @@ struct ClientJob {
     folder: PathBuf,
     pings: u16,
     bytes: u64,
+    children: Children,
 }
 
 impl ClientJob {
@@ -128,7 +132,7 @@ impl ClientJob {
         host.set_up("lo", None).map_err(failed)?;
         underlay(&mut host, "under1", CLIENT)?;
         let config = self.folder.join("client.toml");
-        let mut client = Process::start("client", &config, &self.folder)?;
+        let mut client = Process::start("client", &config, &self.folder, &self.children)?;
         let result = self.traffic(&mut client);
         let stopped = client.stop();
         result.and(stopped)
@@ -178,10 +182,16 @@ struct Process {
     child: Child,
     lines: mpsc::Receiver<Value>,
     log: PathBuf,
+    children: Children,
 }
 
 impl Process {
-    fn start(name: &'static str, config: &Path, folder: &Path) -> Result<Self, Failure> {
+    fn start(
+        name: &'static str,
+        config: &Path,
+        folder: &Path,
+        children: &Children,
+    ) -> Result<Self, Failure> {
         let failed = |error| Failure::system(format!("cannot start the {name}"), &error);
         let mut child = Command::new("/proc/self/exe")
             .args(["--log-format", "json", name, "-c"])
@@ -192,6 +202,10 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
+        let children = children.clone();
+        if let Some(pid) = pid_of(&child) {
+            children.add(pid);
+        }
         let log = folder.join(format!("{name}.log"));
         let mut file = File::create(&log).map_err(failed)?;
         let (sender, lines) = mpsc::channel();
@@ -217,6 +231,7 @@ impl Process {
             child,
             lines,
             log,
+            children,
         })
     }
 
@@ -258,11 +273,16 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
+        if let Some(pid) = pid_of(&self.child) {
             // Not yet waited for, so the number cannot be another process's.
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = kill(pid, signal);
+            self.children.remove(pid);
         }
     }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().map(Pid::from_raw)
 }
 
 impl Drop for Process {

@@ -17,9 +17,10 @@ use rand_core::Rng;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::entropy::Entropy;
 
-#[cfg(feature = "aws-lc-rs")]
+#[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
 use aws_lc_rs::{hkdf, hmac};
-#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+// quinn-proto takes ring's types where both are on.
+#[cfg(feature = "ring")]
 use ring::{hkdf, hmac};
 
 /// The length of the connection IDs we choose, in bytes.

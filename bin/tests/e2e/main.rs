@@ -1,0 +1,12 @@
+//! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
+
+mod clients;
+mod namespace;
+mod pairs;
+mod paths;
+mod process;
+mod refusals;
+mod restores;
+mod spoofing;
+mod traffic;
+mod world;
