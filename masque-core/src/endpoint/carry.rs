@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::conn::{self, Conn};
-use super::forward::{Across, From as PacketFrom};
+use super::forward::{self, Across, From as PacketFrom};
 use super::{DropReason, Endpoint, PortId, TunnelHandle};
 use crate::wire::ip::PacketInfo;
+use crate::wire::ip::icmp::IcmpError;
 use crate::wire::offload::VnetHdr;
 
 impl Endpoint {
@@ -30,7 +31,7 @@ impl Endpoint {
             Err(reason) => {
                 self.fwd.dropped(reason, data.len(), &mut self.trace);
                 if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
-                    let error = crate::wire::ip::icmp::IcmpError::AddressUnreachable;
+                    let error = IcmpError::AddressUnreachable;
                     self.fwd.answer_to_device(now, port, error, data, &info);
                 }
                 return Err((reason, 1));
@@ -43,7 +44,7 @@ impl Endpoint {
         self.fwd
             .dropped(DropReason::HopLimit, packet.len(), &mut self.trace);
         if let Ok(info) = PacketInfo::parse(packet) {
-            let error = crate::wire::ip::icmp::IcmpError::TimeExceeded;
+            let error = IcmpError::TimeExceeded;
             self.fwd.answer_to_device(now, port, error, packet, &info);
         }
     }
@@ -57,16 +58,18 @@ impl Endpoint {
         info: &PacketInfo,
         from: PacketFrom,
     ) -> Result<u32, (DropReason, u32)> {
-        let gone = (DropReason::NoTunnel, 1);
-        let at = *self.ids.get(&handle.conn).ok_or(gone)?;
-        let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
-            return Err(gone);
+        let at = self.ids.get(&handle.conn).copied();
+        let conn = at.and_then(|at| Some((at, self.conns.get_mut(at)?.as_mut()?)));
+        let found = conn.and_then(|(at, conn)| {
+            let mut tunnels = conn.tunnels.iter();
+            let index = tunnels.position(|tunnel| tunnel.handle == handle)?;
+            Some((at, conn, index))
+        });
+        let Some((at, conn, index)) = found else {
+            let reason = DropReason::NoTunnel;
+            self.fwd.dropped(reason, data.len(), &mut self.trace);
+            return Err((reason, 1));
         };
-        let index = conn
-            .tunnels
-            .iter()
-            .position(|tunnel| tunnel.handle == handle)
-            .ok_or(gone)?;
         let result =
             self.fwd
                 .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
@@ -87,6 +90,11 @@ impl Endpoint {
     /// Packets between clients, and ICMP errors about them. Each round may bring ICMP errors about
     /// packets of the one before, never errors about errors: two rounds always suffice.
     pub(super) fn deliver_across(&mut self, now: Instant) {
+        // Reached again from a connection driven below, it leaves the rest to the call that drives:
+        // the stack stays flat whoever sends to whom.
+        if std::mem::replace(&mut self.delivering, true) {
+            return;
+        }
         while !self.fwd.across.is_empty() {
             for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
                 let Ok(info) = PacketInfo::parse(&packet) else {
@@ -103,6 +111,7 @@ impl Endpoint {
                 }
             }
         }
+        self.delivering = false;
     }
 
     /// Hands QUIC what it has room for, tunnel after tunnel: its own queue stays short, so that ours
@@ -138,21 +147,36 @@ impl Endpoint {
 
     /// The path shrank while a packet was queued.
     pub(super) fn too_large(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
-        self.fwd
-            .dropped(DropReason::TooBig, datagram.len(), &mut self.trace);
-        let tunnel = &conn.tunnels[conn.turn];
+        let tunnel = &mut conn.tunnels[conn.turn];
         let header = tunnel.header.map_or(0, |header| header.as_slice().len());
-        let packet = datagram.get(header..).unwrap_or_default();
+        let (prefix, packet) = datagram.split_at_checked(header).unwrap_or_default();
         let Ok(info) = PacketInfo::parse(packet) else {
-            return;
+            let reason = DropReason::Malformed;
+            return self.fwd.dropped(reason, datagram.len(), &mut self.trace);
         };
+        let max = conn.bridge.max_datagram().unwrap_or(0);
+        let mtu = conn::tunnel_mtu(max, header);
+        if packet.len() > mtu as usize
+            && !info.dont_fragment
+            && let Ok((pieces, _)) = forward::cut(prefix, packet, mtu)
+        {
+            for piece in pieces.into_iter().rev() {
+                self.fwd.queued_bytes += piece.len();
+                tunnel.queue.push_front(piece);
+            }
+            return;
+        }
+        let (reason, error) = if info.source.is_ipv6() && mtu < 1280 {
+            (DropReason::NoIpv6, IcmpError::NoRoute)
+        } else {
+            (DropReason::TooBig, IcmpError::PacketTooBig { mtu })
+        };
+        self.fwd.dropped(reason, datagram.len(), &mut self.trace);
         let from = match self.fwd.owner(info.source) {
             Some(owner) => PacketFrom::Tunnel(owner),
             None => PacketFrom::Device(conn.port),
         };
-        let max = conn.bridge.max_datagram().unwrap_or(0);
-        let mtu = conn::tunnel_mtu(max, header);
-        let error = crate::wire::ip::icmp::IcmpError::PacketTooBig { mtu };
-        self.fwd.report(now, conn, from, error, packet, &info);
+        self.fwd
+            .report(now, conn, conn.turn, from, error, packet, &info);
     }
 }

@@ -1,9 +1,10 @@
 //! One connection at a time: what came for it goes in, what follows from that is done.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_proto::ConnectionHandle;
 
+use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
 use super::conn::Conn;
 use super::{
@@ -12,8 +13,10 @@ use super::{
 use crate::error::H3Code;
 use crate::session::{DatagramDrop, DatagramVerdict, Event as SessionEvent, Session, SessionEnd};
 use crate::trace::What;
-use crate::wire::prefix::IpPrefix;
 use crate::wire::stream::Role;
+
+/// How long a client has to complete its handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 
 impl Endpoint {
     /// Makes a connection ours.
@@ -26,7 +29,7 @@ impl Endpoint {
         socket: SocketId,
         port: PortId,
         remote: std::net::SocketAddr,
-        pays: Option<IpPrefix>,
+        pays: Option<Ticket>,
     ) -> ConnId {
         let id = ConnId(self.next_id);
         self.next_id += 1;
@@ -41,6 +44,7 @@ impl Endpoint {
             identity: None,
             expires: None,
             pays,
+            handshake_by: None,
             tunnels: Vec::new(),
             turn: 0,
             in_ring: false,
@@ -65,7 +69,7 @@ impl Endpoint {
         connection: quinn_proto::Connection,
         socket: SocketId,
         remote: std::net::SocketAddr,
-        source: IpPrefix,
+        ticket: Ticket,
     ) {
         let port = self
             .server
@@ -79,8 +83,11 @@ impl Endpoint {
             socket,
             port,
             remote,
-            Some(source),
+            Some(ticket),
         );
+        if let Some(conn) = self.conns[handle.0].as_mut() {
+            conn.handshake_by = self.now.checked_add(HANDSHAKE_TIME);
+        }
         self.trace(Some(id), || What::State {
             from: "none",
             to: "handshake",
@@ -100,12 +107,13 @@ impl Endpoint {
             &mut self.trace,
             &mut events,
         );
-        while let Some(datagram) = conn.bridge.recv_datagram() {
-            self.on_datagram(now, &mut conn, &datagram);
-        }
         loop {
             for event in events.drain(..) {
                 self.on_bridge_event(now, &mut conn, event);
+            }
+            // A tunnel and its addresses come before the packets that arrived together with them.
+            while let Some(datagram) = conn.bridge.recv_datagram() {
+                self.on_datagram(now, &mut conn, &datagram);
             }
             conn.bridge.settle(now, &mut events);
             if events.is_empty() {
@@ -207,6 +215,7 @@ impl Endpoint {
         match event {
             BridgeEvent::Connected => {
                 self.admission.done(conn.pays.take());
+                conn.handshake_by = None;
                 match conn.role {
                     Role::Server => self.on_client_connected(now, conn),
                     Role::Client => self.on_server_connected(now, conn),
@@ -264,11 +273,13 @@ impl Endpoint {
                     conn: conn.id,
                     tunnel,
                 };
-                self.forget_tunnel(conn, tunnel);
-                self.events.push_back(Event::TunnelDown {
-                    tunnel: handle,
-                    reason: end,
-                });
+                // With a lost connection its tunnels were told of already.
+                if self.forget_tunnel(conn, tunnel) || !conn.closed_told {
+                    self.events.push_back(Event::TunnelDown {
+                        tunnel: handle,
+                        reason: end,
+                    });
+                }
             }
             SessionEvent::Ended(end) => {
                 let reason = match end {
@@ -335,6 +346,7 @@ impl Endpoint {
                 reason,
             });
         }
+        self.forget_identity(conn);
         let reason = conn.closing.clone().unwrap_or(reason);
         self.trace(Some(conn.id), || What::State {
             from: "connected",

@@ -16,10 +16,11 @@
 //! | `setup.rs` | quinn-proto's configuration |
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
-//! | `carry.rs`, `forward.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
+//! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
 //! | `pool.rs` | addresses, leases, static assignments |
 
 mod admit;
+mod answers;
 mod bridge;
 mod carry;
 mod client;
@@ -60,7 +61,7 @@ pub use event::{CloseReason, Event, TunnelClosed};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
     RecvMeta, RejectReason, Rejected, SocketId, TimerReason, Transmit, TunBatch, TunnelHandle,
-    TunnelInfo,
+    TunnelInfo, Usage,
 };
 
 use admit::Admission;
@@ -112,6 +113,10 @@ pub struct Endpoint {
     scratch: Vec<u8>,
     bridge_events: Vec<BridgeEvent>,
     touched: Vec<usize>,
+    /// Packets between tunnels are being delivered further down the stack.
+    delivering: bool,
+    /// The connections of each identity that have not ended.
+    of_identity: BTreeMap<Identity, BTreeSet<ConnId>>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -199,6 +204,8 @@ impl Endpoint {
             scratch: Vec::new(),
             bridge_events: Vec::new(),
             touched: Vec::new(),
+            delivering: false,
+            of_identity: BTreeMap::new(),
         })
     }
 
@@ -359,6 +366,8 @@ impl Endpoint {
             let socket = conn.socket;
             let id = conn.id;
             self.put_back(at, conn);
+            // A path that shrank may have brought errors for other tunnels.
+            self.deliver_across(now);
             if let Some(transmit) = transmit {
                 return Some(self.sent(Some(id), ours(transmit, socket)));
             }
@@ -441,6 +450,36 @@ impl Endpoint {
     /// The connections, in ascending order.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.ids.keys().copied()
+    }
+
+    /// What is held at this moment.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let conns = || self.conns.iter().flatten();
+        let tunnels = || conns().flat_map(|conn| &conn.tunnels);
+        debug_assert_eq!(
+            self.fwd.queued_bytes,
+            tunnels().map(|tunnel| tunnel.queue.bytes()).sum::<usize>(),
+            "what all tunnels queue is counted as it comes and goes"
+        );
+        debug_assert_eq!(
+            self.ids.len(),
+            conns().count(),
+            "every connection has an ID"
+        );
+        Usage {
+            connections: self.ids.len(),
+            identities: self.of_identity.len(),
+            tunnels: tunnels().count(),
+            claims: self.fwd.claims(),
+            addresses: self.book.in_use(),
+            queued_bytes: self.fwd.queued_bytes,
+            queued_datagrams: tunnels().map(|tunnel| tunnel.queue.len()).sum(),
+            handshakes: self.admission.handshaking(),
+            waiting_handshakes: self.admission.waiting(),
+            handshake_sources: self.admission.sources(),
+            deadlines: self.armed.len(),
+        }
     }
 
     /// Turns tracing on or off, for connections made from now on too.
