@@ -95,7 +95,7 @@ fn capsules_may_come_a_byte_at_a_time() {
     outcome.succeeded();
 }
 
-// 9297-3.5 and 9484-6: either form of an HTTP Datagram is taken.
+/// 9297-3.5-01: either form of an HTTP Datagram is taken.
 #[test]
 fn datagram_capsules_are_taken_beside_quic_datagrams() {
     let Some((outcome, _server)) = run(&format!("{PINGS} --datagram-capsules")) else {
@@ -104,6 +104,7 @@ fn datagram_capsules_are_taken_beside_quic_datagrams() {
     outcome.succeeded().saw("pong", |e| e["via"] == "datagram");
 }
 
+/// 9297-3.2-02, 9484-6-02.
 #[test]
 fn unknown_capsules_and_contexts_are_passed_over() {
     let Some((outcome, server)) = run(&format!("{PINGS} --grease")) else {
@@ -132,7 +133,7 @@ fn a_client_without_http_datagrams_gets_capsules() {
     }
 }
 
-/// 9297-2.1.1: the setting needs the transport parameter.
+/// RFC 9297 §2.1.1: the setting needs the transport parameter.
 #[test]
 fn the_setting_without_the_transport_parameter_ends_the_connection() {
     let Some((outcome, _server)) = run("--max-datagram-frame-size 0 --ping 192.0.2.1") else {
@@ -191,7 +192,7 @@ fn a_retry_is_followed_and_the_tunnel_opens() {
     assert!(server.stop().retries >= 1);
 }
 
-// 9484-4.7.2: each entry is answered, with its Request ID, refusals included.
+/// 9484-4.7.2-08: each entry is answered, with its Request ID, refusals included.
 #[test]
 fn requested_addresses_are_assigned_or_refused() {
     let arguments = "--request 0.0.0.0/32,::/128,192.0.2.77/32 --ping 192.0.2.1 --hold 1";
@@ -208,8 +209,9 @@ fn requested_addresses_are_assigned_or_refused() {
     });
 }
 
+/// 9484-7.1-02.
 #[test]
-fn capsules_and_packets_before_the_response_are_kept() {
+fn capsules_before_the_response_are_kept_and_packets_do_no_harm() {
     let arguments = format!(
         "{PINGS} --early --request 0.0.0.0/32 --early-ping 10.99.0.2,192.0.2.9 --no-wait-settings"
     );
@@ -336,7 +338,7 @@ fn a_template_may_have_a_query_or_no_variables() {
     }
 }
 
-// 9484-4.6-08, 9484-4.6-10: what lies outside the scope is not carried.
+/// 9484-4.6-08, 9484-4.6-10: what lies outside the scope is not carried.
 #[test]
 fn a_scope_bounds_routes_and_packets() {
     let arguments = "--target 192.0.2.0/24 --ipproto 17 --udp 192.0.2.9,9 --udp 198.51.100.1,9";
@@ -404,7 +406,7 @@ fn a_bad_capsule_costs_its_stream_and_no_more() {
     }
 }
 
-/// 9297-3.3: a stream that ends inside a capsule was malformed.
+/// 9297-3.3-03: a stream that ends inside a capsule was malformed.
 #[test]
 fn a_stream_that_ends_inside_a_capsule_is_malformed() {
     let Some((outcome, server)) = run("--raw-capsule 0105") else {
