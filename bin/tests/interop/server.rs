@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use masque_core::endpoint::{Command, DropReason, Event, Identity, Limits};
+use masque_core::endpoint::{Command, DropReason, Event, Identity, Limits, TransportProfile};
 use masque_core::session::TunnelEnd;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::template::UriTemplate;
@@ -15,6 +15,18 @@ use crate::pki::{CLIENT_NAME, Pki};
 
 const PINGS: &str = "--ping 192.0.2.1 --ping 2001:db8::1";
 
+/// A server that sends packets of 1280 bytes from the start. By default it finds out first whether the
+/// path takes them, and drops what is larger, and IPv6, for as long as that takes.
+fn setup() -> Setup {
+    Setup {
+        transport: TransportProfile {
+            initial_mtu: 1350,
+            ..TransportProfile::default()
+        },
+        ..Setup::default()
+    }
+}
+
 /// Runs the client with those arguments against a server of that setup; `None` without a peer.
 fn run_with(setup: Setup, arguments: &str) -> Option<(Outcome, Ours)> {
     let peer = peer()?;
@@ -25,16 +37,13 @@ fn run_with(setup: Setup, arguments: &str) -> Option<(Outcome, Ours)> {
 }
 
 fn run(arguments: &str) -> Option<(Outcome, Ours)> {
-    run_with(Setup::default(), arguments)
+    run_with(setup(), arguments)
 }
 
 #[test]
 fn a_tunnel_carries_both_versions_on_every_runtime() {
     for &runtime in RUNTIMES {
-        let setup = Setup {
-            runtime,
-            ..Setup::default()
-        };
+        let setup = Setup { runtime, ..setup() };
         let arguments = format!("{PINGS} --udp 192.0.2.1,53 --udp 2001:db8::1,53");
         let Some((outcome, server)) = run_with(setup, &arguments) else {
             return;
@@ -76,7 +85,7 @@ fn a_tunnel_carries_both_versions_on_every_runtime() {
 fn packets_come_unasked_from_behind_the_server() {
     let Some(peer) = peer() else { return };
     let pki = Pki::new();
-    let server = Ours::server(&pki, Setup::default());
+    let server = Ours::server(&pki, setup());
     let client = peer.client(server.address, &pki, "--ping 192.0.2.1 --count 1 --hold 3");
     client.wait("pong");
     server.host.send_ping("198.51.100.7", "10.99.0.2", 100);
@@ -152,6 +161,16 @@ fn packets_of_1280_bytes_pass_both_ways() {
     outcome.succeeded().saw("pong", |e| e["length"] == 1280);
 }
 
+/// By default too, once the server has found out that the path takes them: the first may be lost.
+#[test]
+fn packets_of_1280_bytes_pass_once_the_path_is_known() {
+    let arguments = "--ping 2001:db8::1 --size 1232 --timeout 1";
+    let Some((outcome, _server)) = run_with(Setup::default(), arguments) else {
+        return;
+    };
+    outcome.saw("pong", |e| e["length"] == 1280 && e["seq"] == 3);
+}
+
 /// With 1200-byte packets the client cannot send 1280 bytes; what is smaller passes.
 #[test]
 fn a_client_with_small_packets_is_served() {
@@ -183,7 +202,7 @@ fn a_retry_is_followed_and_the_tunnel_opens() {
             retry_threshold: 0,
             ..Limits::default()
         },
-        ..Setup::default()
+        ..setup()
     };
     let Some((outcome, server)) = run_with(setup, PINGS) else {
         return;
@@ -243,7 +262,7 @@ fn too_many_tunnels_are_refused_by_status() {
             tunnels_per_connection: 1,
             ..Limits::default()
         },
-        ..Setup::default()
+        ..setup()
     };
     let Some((outcome, _server)) = run_with(setup, "--sessions 2 --hold 1") else {
         return;
@@ -328,7 +347,7 @@ fn a_template_may_have_a_query_or_no_variables() {
         let pki = Pki::new();
         let setup = Setup {
             template: Some(template),
-            ..Setup::default()
+            ..setup()
         };
         let server = Ours::server(&pki, setup);
         let url = format!("https://localhost:{}{template}", server.address.port());
@@ -479,7 +498,7 @@ fn a_site_may_tell_its_addresses_and_routes() {
 fn the_server_changes_addresses_while_the_tunnel_stands() {
     let Some(peer) = peer() else { return };
     let pki = Pki::new();
-    let server = Ours::server(&pki, Setup::default());
+    let server = Ours::server(&pki, setup());
     let client = peer.client(server.address, &pki, "--ping 192.0.2.1 --count 1 --hold 5");
     client.wait("pong");
     let tunnel = server.tunnel();
@@ -500,7 +519,7 @@ fn the_server_changes_addresses_while_the_tunnel_stands() {
 fn a_shutdown_says_goodbye() {
     let Some(peer) = peer() else { return };
     let pki = Pki::new();
-    let server = Ours::server(&pki, Setup::default());
+    let server = Ours::server(&pki, setup());
     let client = peer.client(server.address, &pki, "--ping 192.0.2.1 --count 1 --hold 20");
     client.wait("pong");
     server.order(|cx| {
@@ -522,7 +541,7 @@ fn only_a_client_with_a_certificate_gets_in_where_one_is_required() {
     let pki = Pki::new();
     let setup = Setup {
         require_identity: true,
-        ..Setup::default()
+        ..setup()
     };
     let server = Ours::server(&pki, setup);
     peer.client(server.address, &pki, "--ping 192.0.2.1")
