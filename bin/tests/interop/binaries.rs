@@ -95,12 +95,14 @@ impl Program {
         program
     }
 
-    /// A server at `address` with the usual pools.
+    /// A server at `address` with the usual pools, which need not find out first whether the path takes
+    /// 1280 bytes.
     fn server(binary: &str, pki: &Pki, address: SocketAddr) -> Self {
         let nft = Command::new("nft").arg("--version").output().is_ok();
         let config = format!(
             "listen = [\"{address}\"]\npools = [\"10.99.0.0/24\", \"fd00:99::/64\"]\n\
-             allow_gateway = true\nfirewall = {nft}\nstate_dir = \"state\"\n"
+             allow_gateway = true\nfirewall = {nft}\nstate_dir = \"state\"\n\
+             [transport]\ninitial_mtu = 1350\n"
         );
         Self::start(binary, pki, "server", &config)
     }

@@ -182,12 +182,6 @@ impl Process {
             .wait(name, |event| matching(event, name, &wanted).cloned())
     }
 
-    /// Whether there was such an event up to now.
-    pub(crate) fn has(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> bool {
-        self.log
-            .has(|event| matching(event, name, &wanted).is_some())
-    }
-
     /// What it said up to now.
     pub(crate) fn text(&self) -> String {
         self.log.text()
