@@ -65,6 +65,14 @@ pub struct Options {
     pub client_to_client: bool,
     /// Whether clients lack an identity, which the server demands.
     pub anonymous_clients: bool,
+    /// What each client is called.
+    pub identity: fn(usize) -> Identity,
+    /// How long client certificates are valid from [`crate::world::WALL`] on; not with [`Crypto::Null`].
+    pub certificates_last: Option<Duration>,
+    /// Limits, on both sides.
+    pub limits: Limits,
+    /// Changes the server's part of its configuration.
+    pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
     pub trace: bool,
 }
@@ -93,6 +101,10 @@ impl Default for Options {
             reconnect: None,
             client_to_client: false,
             anonymous_clients: false,
+            identity: client_identity,
+            certificates_last: None,
+            limits: Limits::default(),
+            change_server: |_| {},
             trace: false,
         }
     }
@@ -130,10 +142,10 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     });
     let (mut clients, mut targets) = (Vec::new(), Vec::new());
     for index in 0..options.clients {
-        let identity = (!options.anonymous_clients).then(|| client_identity(index));
+        let identity = (!options.anonymous_clients).then(|| (options.identity)(index));
         let target = Target {
             config: ClientConfig {
-                crypto: crypto.client(identity.as_ref())?,
+                crypto: crypto.client(identity.as_ref(), options.certificates_last)?,
                 template: template(),
                 port: PortId(0),
             },
@@ -230,12 +242,18 @@ fn template() -> UriTemplate {
     UriTemplate::parse(TEMPLATE).expect("a constant")
 }
 
+/// The configuration of a client.
+#[must_use]
+pub fn client_config(options: &Options) -> Config {
+    config(options, None)
+}
+
 fn config(options: &Options, server: Option<ServerConfig>) -> Config {
     let templates = server.iter().map(|_| template()).collect();
     Config {
         server,
         transport: options.transport.clone(),
-        limits: Limits::default(),
+        limits: options.limits.clone(),
         session: SessionConfig {
             templates,
             ..SessionConfig::default()
@@ -259,13 +277,13 @@ fn server_config(
         .into_iter()
         .map(|address| address.parse().expect("a constant"))
         .collect();
-    let server = ServerConfig {
+    let mut server = ServerConfig {
         crypto,
         secret: world.seed().bytes("server secret"),
         require_identity: true,
         port: PortId(0),
         pools: pools(),
-        gateways: gateways.clone(),
+        gateways,
         statics: Vec::new(),
         leases: Vec::new(),
         routes: Vec::new(),
@@ -275,8 +293,10 @@ fn server_config(
             deny: Vec::new(),
         },
     };
+    (options.change_server)(&mut server);
+    let addresses = server.gateways.clone();
     let mut config = config(options, Some(server));
-    config.ports[0].addresses = gateways;
+    config.ports[0].addresses = addresses;
     config
 }
 
@@ -305,12 +325,13 @@ impl Keys {
     fn client(
         &self,
         identity: Option<&Identity>,
+        last: Option<Duration>,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, TlsError> {
         Ok(match self {
             Self::Null => Arc::new(NullClient {
                 identity: identity.cloned(),
             }),
-            Self::Tls(authority) => authority.client(identity)?,
+            Self::Tls(authority) => authority.client_for(identity, last)?,
         })
     }
 }

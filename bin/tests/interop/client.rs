@@ -92,7 +92,7 @@ fn a_tunnel_carries_both_versions_both_ways_on_every_runtime() {
         server
             .process
             .stop()
-            // 9484-4.4-02, 9484-4.4-03, 9297-3.4-01
+            // 9484-4.4-02, 9484-4.4-03, 9297-3.4-05
             .saw("request", |e| {
                 let headers = &e["headers"];
                 headers[":method"] == "CONNECT"
@@ -125,6 +125,7 @@ fn datagram_capsules_are_taken() {
     server.process.stop();
 }
 
+/// 9297-3.2-02, 9484-6-02.
 #[test]
 fn unknown_capsules_and_contexts_are_passed_over() {
     let Some((server, client)) = start("--grease") else {
@@ -155,7 +156,7 @@ fn a_response_without_the_capsule_header_and_with_another_2xx_is_a_success() {
     }
 }
 
-/// RFC 9297 §3.2: these statuses have no place with the Capsule Protocol.
+/// 9297-3.2-08: these statuses have no place with the Capsule Protocol.
 #[test]
 fn a_response_that_cannot_carry_capsules_is_no_success() {
     for arguments in ["--status 204", "--status 205", "--status 206"] {
@@ -221,7 +222,7 @@ fn a_server_without_what_the_tunnel_needs_is_not_asked() {
     }
 }
 
-/// 9297-2.1.1-03: the setting needs the transport parameter.
+/// RFC 9297 §2.1.1: the setting needs the transport parameter.
 #[test]
 fn the_setting_without_the_transport_parameter_ends_the_connection() {
     let Some((server, client)) = start("--max-datagram-frame-size 0") else {
@@ -242,6 +243,7 @@ fn the_setting_without_the_transport_parameter_ends_the_connection() {
     server.process.stop();
 }
 
+/// 9484-4.7.1-11.
 #[test]
 fn addresses_are_asked_for_when_none_come() {
     let wanted = ["0.0.0.0/32", "::/128"];
@@ -299,7 +301,7 @@ fn a_certain_address_can_be_asked_for() {
     server.process.stop();
 }
 
-/// 9484-4.7.1: what is refused is no address, and a server that says nothing is waited for.
+/// 9484-4.7.2-09: what is refused is no address, and a server that says nothing is waited for.
 #[test]
 fn a_request_that_is_refused_or_passed_over_gives_no_address() {
     for (arguments, answered) in [
@@ -328,7 +330,7 @@ fn a_request_that_is_refused_or_passed_over_gives_no_address() {
     }
 }
 
-/// 9484-4.7.2: a server may ask too, and is answered.
+/// 9484-4.7.2-08, 9484-4.7.2-09: a server may ask too, and is answered.
 #[test]
 fn a_request_of_the_server_is_refused_in_good_form() {
     let Some((server, client)) = start("--ask 0.0.0.0/32,::/128") else {
@@ -361,7 +363,7 @@ fn new_addresses_and_routes_are_followed() {
         "10.99.0.3/32",
         "fd00:99::3/128",
     ]);
-    // 9484-4.7.3: the server routes nothing any more.
+    // 9484-4.7.3-05: the server routes nothing any more.
     client.events.wait("empty routes", |event| {
         matches!(event, Event::Routes { routes, .. } if routes.ranges().is_empty()).then_some(())
     });
@@ -386,7 +388,7 @@ fn an_unassigned_source_does_not_leave() {
     server.process.stop().saw_no("dropped", |_| true);
 }
 
-/// RFC 9484 §4.8: a router on the way may report from anywhere, so ICMP is let in; what answers it is
+/// 9484-7.2.1-06: a router on the way may report from anywhere, so ICMP is let in; what answers it is
 /// held to the routes.
 #[test]
 fn icmp_comes_from_where_nothing_is_routed_and_no_answer_goes_there() {
@@ -455,7 +457,7 @@ fn a_scope_is_asked_for_and_kept() {
         return;
     };
     ready(&client);
-    // 9484-4.7.3: ICMP passes beside the protocol of the scope.
+    // 9484-4.7.3-04: ICMP passes beside the protocol of the scope.
     client.host.ping("10.99.0.2", "192.0.2.9", 56);
     client.host.send_ping("10.99.0.2", "198.51.100.1", 8);
     client.stop();
@@ -525,7 +527,7 @@ fn a_bad_capsule_costs_its_stream() {
     }
 }
 
-/// 9484-4.7.3: routes out of order are malformed.
+/// 9484-4.7.3-09: routes out of order are malformed.
 #[test]
 fn routes_out_of_order_cost_the_stream() {
     for routes in [

@@ -9,6 +9,7 @@
 //! memory with a host behind it that answers echo requests: no privilege is needed. In `binaries.rs` our
 //! side is the programs themselves, in network namespaces of their own.
 
+mod binaries;
 mod capsules;
 mod client;
 mod log;

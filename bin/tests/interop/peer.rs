@@ -31,13 +31,18 @@ pub(crate) fn peer() -> Option<Peer> {
             python: python.clone(),
         }),
         Err(why) => {
-            let thread = std::thread::current();
-            let test = thread.name().unwrap_or("interop");
-            // Not eprintln!, which the test runner would swallow: nobody is to take it for a pass.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+            skipped(why);
             None
         }
     }
+}
+
+/// Says aloud that the test of this thread is skipped, and why.
+pub(crate) fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("interop");
+    // Not eprintln!, which the test runner would swallow: nobody is to take it for a pass.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
 fn find_python() -> Result<PathBuf, String> {
@@ -177,12 +182,6 @@ impl Process {
             .wait(name, |event| matching(event, name, &wanted).cloned())
     }
 
-    /// Whether there was such an event up to now.
-    pub(crate) fn has(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> bool {
-        self.log
-            .has(|event| matching(event, name, &wanted).is_some())
-    }
-
     /// What it said up to now.
     pub(crate) fn text(&self) -> String {
         self.log.text()
@@ -297,7 +296,7 @@ pub(crate) fn default_url(port: u16) -> String {
 
 /// A loopback address of this test's own, so that tests side by side never share a port, and a port
 /// that is free on it.
-fn unused_address() -> SocketAddr {
+pub(crate) fn unused_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let process = std::process::id();

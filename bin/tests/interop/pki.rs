@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// The name in the client's certificate.
 pub(crate) const CLIENT_NAME: &str = "laptop.example";
 
-/// A CA, a certificate for `localhost` and one for a client: in memory and, for the peer, in files.
+/// A CA, a certificate for `localhost` (and 127.0.0.1) and one for a client: in memory and, for the peer, in files.
 pub(crate) struct Pki {
     directory: TempDir,
     ca: CertificateDer<'static>,
@@ -44,9 +44,9 @@ impl Pki {
         let ca = params.self_signed(&key).expect("a certificate");
         write("ca.pem", ca.pem());
         let issuer = Issuer::new(params, key);
-        let issue = |file: &str, name: &str, usage| {
-            let mut params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
-            params.distinguished_name.push(DnType::CommonName, name);
+        let issue = |file: &str, names: &[&str], usage| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let mut params = CertificateParams::new(names).expect("good names");
             params.extended_key_usages = vec![usage];
             let key = KeyPair::generate().expect("a key");
             let certificate = params.signed_by(&key, &issuer).expect("a certificate");
@@ -57,8 +57,16 @@ impl Pki {
                 key: key.serialize_der(),
             }
         };
-        let server = issue("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth);
-        let client = issue("client", CLIENT_NAME, ExtendedKeyUsagePurpose::ClientAuth);
+        let server = issue(
+            "server",
+            &["localhost", "127.0.0.1"],
+            ExtendedKeyUsagePurpose::ServerAuth,
+        );
+        let client = issue(
+            "client",
+            &[CLIENT_NAME],
+            ExtendedKeyUsagePurpose::ClientAuth,
+        );
         Self {
             ca: ca.der().clone(),
             server,

@@ -88,7 +88,7 @@ impl Endpoint {
                 handle,
                 scope,
                 Vec::new(),
-                false,
+                Vec::new(),
                 RouteAdvertisement::default(),
             );
             conn.tunnels.push(tunnel);

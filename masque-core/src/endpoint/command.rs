@@ -103,6 +103,9 @@ pub enum CommandError {
     /// Not for this role.
     #[error("not for this role")]
     Role,
+    /// An address belongs to another identity, to another tunnel, or to the server.
+    #[error("the address is somebody else's")]
+    AddressInUse,
     /// The session refused it.
     #[error(transparent)]
     Session(#[from] crate::session::CommandError),

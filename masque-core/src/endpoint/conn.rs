@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::admit::Ticket;
 use super::bridge::Bridge;
 use super::counters::DropReason;
 use super::event::CloseReason;
@@ -25,8 +26,11 @@ pub(super) struct Conn {
     pub(super) port: PortId,
     pub(super) identity: Option<Identity>,
     pub(super) expires: Option<Instant>,
-    /// The source prefix that pays for the handshake while it lasts (server).
-    pub(super) pays: Option<IpPrefix>,
+    /// What the handshake takes up while it lasts (server).
+    pub(super) pays: Option<Ticket>,
+    /// When an unfinished handshake is given up (server): the idle timeout alone could be put off for
+    /// ever.
+    pub(super) handshake_by: Option<Instant>,
     pub(super) tunnels: Vec<Tunnel>,
     /// The tunnel whose queue is served next.
     pub(super) turn: usize,
@@ -73,8 +77,8 @@ pub(super) struct Tunnel {
     pub(super) scope: Scope,
     /// The addresses of the client end.
     pub(super) addresses: Vec<IpPrefix>,
-    /// Addresses that go back to the pool with the tunnel.
-    pub(super) lent: bool,
+    /// Addresses that go back to the pool with the tunnel, whatever it has been assigned since.
+    pub(super) lent: Vec<IpPrefix>,
     /// What the server end routes.
     pub(super) routes: RouteTable,
     pub(super) mtu: u32,

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::answers::error_for;
 use super::config::{Access, PortConfig};
 use super::conn::{Conn, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
@@ -14,7 +15,8 @@ use super::queue::RateLimit;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
-use crate::wire::ip::icmp::{self, IcmpError};
+use crate::wire::ip::fragment::{FragmentError, MIN_MTU, fragments};
+use crate::wire::ip::icmp::IcmpError;
 use crate::wire::ip::{self, PacketInfo};
 use crate::wire::offload::{Coalescer, TunFrame, VnetHdr, segment};
 use crate::wire::prefix::IpPrefix;
@@ -29,7 +31,7 @@ const SUPER_PACKET: usize = 160 << 10;
 pub(super) struct Port {
     pub(super) config: PortConfig,
     pub(super) out: Coalescer,
-    icmp: RateLimit,
+    pub(super) icmp: RateLimit,
     /// The tunnels of clients behind this device; servers look destinations up in the trie.
     pub(super) clients: Vec<TunnelHandle>,
 }
@@ -58,6 +60,7 @@ pub(super) struct Forwarding {
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
     arena: BytesMut,
+    /// The bytes in the queues of all tunnels.
     pub(super) queued_bytes: usize,
     tunnel_queue_bytes: usize,
     total_queue_bytes: usize,
@@ -109,24 +112,38 @@ impl Forwarding {
         }
     }
 
+    /// Packets for `prefix` go to `owner`, unless a newer tunnel has the same prefix: tunnels of one
+    /// identity share addresses, and which was established last is a matter of luck.
     pub(super) fn claim(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
+        let older = |other: &TunnelHandle| *other < owner;
         match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) => self.v4.insert(net, owner),
-            ipnet::IpNet::V6(net) => self.v6.insert(net, owner),
-        };
-    }
-
-    /// Forgets a claim, if it is still `owner`'s.
-    pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
-        match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
-                self.v4.remove(&net);
+            ipnet::IpNet::V4(net) if self.v4.get(&net).is_none_or(older) => {
+                self.v4.insert(net, owner);
             }
-            ipnet::IpNet::V6(net) if self.v6.get(&net) == Some(&owner) => {
-                self.v6.remove(&net);
+            ipnet::IpNet::V6(net) if self.v6.get(&net).is_none_or(older) => {
+                self.v6.insert(net, owner);
             }
             _ => {}
         }
+    }
+
+    /// Forgets a claim, if it is still `owner`'s, and says whether it was.
+    pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) -> bool {
+        match prefix.to_ipnet() {
+            ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
+                self.v4.remove(&net).is_some()
+            }
+            ipnet::IpNet::V6(net) if self.v6.get(&net) == Some(&owner) => {
+                self.v6.remove(&net).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// How many prefixes and devices lead to tunnels.
+    pub(super) fn claims(&self) -> usize {
+        let of_clients = self.ports.iter().map(|port| port.clients.len());
+        self.v4.len() + self.v6.len() + of_clients.sum::<usize>()
     }
 
     /// Takes frames the caller has written back into the coalescer.
@@ -245,7 +262,9 @@ impl Forwarding {
             return Err(DropReason::NotForwardable);
         }
         if let Some(policy) = self.policy.as_ref().filter(|policy| policy.port == port) {
-            if self.in_pool(info.source) && !policy.gateways.contains(&info.source) {
+            // Inside a pool, or assigned by command from elsewhere.
+            let of_client = self.in_pool(info.source) || self.owner(info.source).is_some();
+            if of_client && !policy.gateways.contains(&info.source) {
                 return Err(DropReason::PoolSource);
             }
             return self.owner(info.destination).ok_or(DropReason::NoTunnel);
@@ -282,39 +301,40 @@ impl Forwarding {
             .and_then(|()| fits_version(state, info))
         {
             // Across tunnels the sender's own rules were checked already; here the receiver's hold.
-            let count = packets_in(header, packet, info);
-            self.dropped(reason, packet.len(), trace);
-            self.refuse(now, conn, from, reason, packet, info);
+            // While the path MTU is still being found, IPv6 may be carried in a moment.
+            let finding = state.announce_by.is_none_or(|by| now < by);
+            let count = self.lost(reason, header, packet, info, trace);
+            if let Some(error) = error_for(reason)
+                && !(finding && reason == DropReason::NoIpv6)
+            {
+                self.report(now, conn, tunnel, from, error, packet, info);
+            }
             return Err((reason, count));
         }
+        let mtu = state.mtu;
         let largest = match header.gso_type & !VnetHdr::GSO_ECN {
             VnetHdr::GSO_NONE => packet.len(),
             _ => header_length(packet, info) + usize::from(header.gso_size),
         };
-        if largest > state.mtu as usize {
-            let count = packets_in(header, packet, info);
-            let mtu = state.mtu;
-            self.dropped(DropReason::TooBig, packet.len(), trace);
+        let too_big = largest.min(packet.len()) > mtu as usize;
+        if too_big && (info.dont_fragment || (mtu as usize) < MIN_MTU) {
+            let reason = DropReason::TooBig;
+            let count = self.lost(reason, header, packet, info, trace);
             if info.dont_fragment {
-                self.report(
-                    now,
-                    conn,
-                    from,
-                    IcmpError::PacketTooBig { mtu },
-                    packet,
-                    info,
-                );
+                let error = IcmpError::PacketTooBig { mtu };
+                self.report(now, conn, tunnel, from, error, packet, info);
             }
-            return Err((DropReason::TooBig, count));
+            return Err((reason, count));
         }
-        let room = self.tunnel_queue_bytes.saturating_sub(state.queue.bytes());
-        if packet.len() > room || self.queued_bytes + packet.len() > self.total_queue_bytes {
-            let count = packets_in(header, packet, info);
-            self.dropped(DropReason::QueueFull, packet.len(), trace);
-            return Err((DropReason::QueueFull, count));
+        if !self.has_room(state, packet.len()) {
+            let reason = DropReason::QueueFull;
+            return Err((reason, self.lost(reason, header, packet, info, trace)));
+        }
+        if too_big {
+            return self.enter_in_fragments(conn, tunnel, header, packet, info, trace);
         }
         let Some(datagram_header) = state.header else {
-            return self.enter_capsules(conn, tunnel, header, packet);
+            return self.enter_capsules(conn, tunnel, header, packet, info, trace);
         };
         if self.arena.capacity() - self.arena.len() < SUPER_PACKET.min(packet.len() * 2 + 256) {
             self.arena.reserve(ARENA);
@@ -328,8 +348,8 @@ impl Forwarding {
         ) {
             Ok(made) => made,
             Err(_) => {
-                self.dropped(DropReason::Offload, packet.len(), trace);
-                return Err((DropReason::Offload, 1));
+                let reason = DropReason::Offload;
+                return Err((reason, self.lost(reason, header, packet, info, trace)));
             }
         };
         let mut rest = self.arena.split().freeze();
@@ -343,6 +363,50 @@ impl Forwarding {
         Ok(made.count as u32)
     }
 
+    /// IPv4 packets larger than the tunnel MTU that may be fragmented (RFC 791 §3.2).
+    fn enter_in_fragments(
+        &mut self,
+        conn: &mut Conn,
+        tunnel: usize,
+        header: VnetHdr,
+        packet: &[u8],
+        info: &PacketInfo,
+        trace: &mut Recorder,
+    ) -> Result<u32, (DropReason, u32)> {
+        let state = &mut conn.tunnels[tunnel];
+        let prefix = state.header;
+        let prefix = prefix.as_ref().map_or(&[][..], |header| header.as_slice());
+        // Checksums are completed, and super-packets cut, before what they cover is spread out.
+        let mut whole = BytesMut::new();
+        let Ok(made) = segment(header, packet, &[], None, &mut whole) else {
+            let reason = DropReason::Offload;
+            return Err((reason, self.lost(reason, header, packet, info, trace)));
+        };
+        let mut pieces = Vec::new();
+        let mut total = 0;
+        for part in whole.chunks(made.stride.max(1)) {
+            let Ok((cut, bytes)) = cut(prefix, part, state.mtu) else {
+                let reason = DropReason::Malformed;
+                return Err((reason, self.lost(reason, header, packet, info, trace)));
+            };
+            pieces.extend(cut);
+            total += bytes;
+        }
+        if state.header.is_none() {
+            return self.send_capsules(conn, tunnel, pieces.into_iter(), made.count);
+        }
+        if !self.has_room(state, total) {
+            let reason = DropReason::QueueFull;
+            return Err((reason, self.lost(reason, header, packet, info, trace)));
+        }
+        let state = &mut conn.tunnels[tunnel];
+        self.queued_bytes += total;
+        state.sent_packets += pieces.len() as u64;
+        state.sent_bytes += total as u64;
+        pieces.into_iter().for_each(|piece| state.queue.push(piece));
+        Ok(made.count as u32)
+    }
+
     /// For a peer that takes no QUIC datagrams: packets in DATAGRAM capsules, on the stream.
     fn enter_capsules(
         &mut self,
@@ -350,162 +414,70 @@ impl Forwarding {
         tunnel: usize,
         header: VnetHdr,
         packet: &[u8],
+        info: &PacketInfo,
+        trace: &mut Recorder,
+    ) -> Result<u32, (DropReason, u32)> {
+        let mut out = BytesMut::new();
+        let Ok(made) = segment(header, packet, &[], None, &mut out) else {
+            let reason = DropReason::Offload;
+            return Err((reason, self.lost(reason, header, packet, info, trace)));
+        };
+        let mut rest = out.freeze();
+        let packets = std::iter::from_fn(|| {
+            let packet = rest.split_to(made.stride.min(rest.len()));
+            (!packet.is_empty()).then_some(packet)
+        });
+        self.send_capsules(conn, tunnel, packets, made.count)
+    }
+
+    /// Sends what stands for `count` packets. Once the stream is blocked the rest is dropped.
+    pub(super) fn send_capsules(
+        &mut self,
+        conn: &mut Conn,
+        tunnel: usize,
+        packets: impl Iterator<Item = Bytes>,
+        count: usize,
     ) -> Result<u32, (DropReason, u32)> {
         let id = conn.tunnels[tunnel].handle.tunnel;
-        let mut out = BytesMut::new();
-        let made =
-            segment(header, packet, &[], None, &mut out).map_err(|_| (DropReason::Offload, 1))?;
-        let mut rest = out.freeze();
-        let mut queued = 0;
-        while !rest.is_empty() {
-            let packet = rest.split_to(made.stride.min(rest.len()));
+        let mut sent = 0;
+        for packet in packets {
             let bytes = packet.len() as u64;
-            if conn
-                .bridge
-                .session()
-                .handle_command(SessionCommand::SendPacket { tunnel: id, packet })
-                .is_err()
-            {
-                self.counters
-                    .drop(DropReason::QueueFull, (made.count - queued as usize) as u64);
+            let command = SessionCommand::SendPacket { tunnel: id, packet };
+            if conn.bridge.session().handle_command(command).is_err() {
+                let left = count.saturating_sub(sent).max(1);
+                self.counters.drop(DropReason::QueueFull, left as u64);
                 break;
             }
             let state = &mut conn.tunnels[tunnel];
             state.sent_packets += 1;
             state.sent_bytes += bytes;
-            queued += 1;
+            sent += 1;
         }
-        if queued == 0 {
-            Err((DropReason::QueueFull, made.count as u32))
+        if sent == 0 {
+            Err((DropReason::QueueFull, count as u32))
         } else {
-            Ok(queued)
+            Ok(sent.min(count) as u32)
         }
     }
 
-    /// Tells the sender of a refused packet, where that is a thing to tell.
-    fn refuse(
+    pub(super) fn has_room(&self, tunnel: &Tunnel, bytes: usize) -> bool {
+        tunnel.queue.bytes() + bytes <= self.tunnel_queue_bytes
+            && self.queued_bytes + bytes <= self.total_queue_bytes
+    }
+
+    /// Counts the drop of a packet or super-packet; gives how many packets it stood for.
+    fn lost(
         &mut self,
-        now: Instant,
-        conn: &mut Conn,
-        from: From,
         reason: DropReason,
+        header: VnetHdr,
         packet: &[u8],
         info: &PacketInfo,
-    ) {
-        if let Some(error) = error_for(reason) {
-            self.report(now, conn, from, error, packet, info);
-        }
-    }
-
-    pub(super) fn report(
-        &mut self,
-        now: Instant,
-        conn: &mut Conn,
-        from: From,
-        error: IcmpError,
-        packet: &[u8],
-        info: &PacketInfo,
-    ) {
-        match from {
-            From::Device(port) => self.answer_to_device(now, port, error, packet, info),
-            From::Tunnel(to) => {
-                let source = self
-                    .own_address(conn.port, info.source.is_ipv4())
-                    .unwrap_or(info.destination);
-                let Some(answer) = icmp::build(error, source, packet) else {
-                    return;
-                };
-                let allowed = conn
-                    .tunnels
-                    .first_mut()
-                    .is_some_and(|tunnel| tunnel.icmp.allow(now));
-                if allowed {
-                    self.counters.icmp_sent += 1;
-                    self.across.push(Across {
-                        to,
-                        packet: answer.into(),
-                    });
-                } else {
-                    self.counters.icmp_limited += 1;
-                }
-            }
-        }
-    }
-
-    /// An ICMP error about a packet that came from a device goes back to it. Its source is the
-    /// packet's destination: an address of our own would be a martian to the kernel.
-    pub(super) fn answer_to_device(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        error: IcmpError,
-        packet: &[u8],
-        info: &PacketInfo,
-    ) {
-        let Some(device) = self
-            .ports
-            .iter_mut()
-            .find(|device| device.config.id == port)
-        else {
-            return;
-        };
-        let Some(answer) = icmp::build(error, info.destination, packet) else {
-            return;
-        };
-        if device.icmp.allow(now) {
-            device.out.push(&answer);
-            self.counters.icmp_sent += 1;
-        } else {
-            self.counters.icmp_limited += 1;
-        }
-    }
-
-    /// An ICMP error about a packet that came out of a tunnel goes back into it.
-    fn answer_inside(
-        &mut self,
-        now: Instant,
-        conn: &mut Conn,
-        tunnel: usize,
-        error: IcmpError,
-        packet: &[u8],
-        info: &PacketInfo,
-    ) {
-        let source = self.own_address(conn.port, info.source.is_ipv4());
-        let state = &mut conn.tunnels[tunnel];
-        // Only to addresses that are the client's: a spoofed source is answered to nobody.
-        if !state
-            .addresses
-            .iter()
-            .any(|prefix| prefix.contains(info.source))
-        {
-            return;
-        }
-        let Some(answer) = source.and_then(|source| icmp::build(error, source, packet)) else {
-            return;
-        };
-        if !state.icmp.allow(now) {
-            self.counters.icmp_limited += 1;
-            return;
-        }
-        let room = self.tunnel_queue_bytes.saturating_sub(state.queue.bytes());
-        if let (Some(header), true) = (state.header, answer.len() <= (state.mtu as usize).min(room))
-        {
-            let mut datagram = BytesMut::with_capacity(header.as_slice().len() + answer.len());
-            datagram.extend_from_slice(header.as_slice());
-            datagram.extend_from_slice(&answer);
-            self.queued_bytes += datagram.len();
-            state.queue.push(datagram.freeze());
-            self.counters.icmp_sent += 1;
-        }
-    }
-
-    fn own_address(&self, port: PortId, v4: bool) -> Option<IpAddr> {
-        self.port(port)?
-            .config
-            .addresses
-            .iter()
-            .copied()
-            .find(|address| address.is_ipv4() == v4)
+        trace: &mut Recorder,
+    ) -> u32 {
+        let count = packets_in(header, packet, info);
+        self.dropped(reason, packet.len(), trace);
+        self.counters.drop(reason, u64::from(count) - 1);
+        count
     }
 
     /// Counts and traces a drop.
@@ -523,6 +495,25 @@ impl Forwarding {
     }
 }
 
+/// An IPv4 packet in fragments of at most `mtu` bytes, each behind `prefix`; and their bytes in all.
+pub(super) fn cut(
+    prefix: &[u8],
+    packet: &[u8],
+    mtu: u32,
+) -> Result<(Vec<Bytes>, usize), FragmentError> {
+    let fragments = fragments(packet, mtu as usize)?;
+    let mut out = BytesMut::with_capacity(packet.len() * 2);
+    let pieces: Vec<Bytes> = fragments
+        .map(|fragment| {
+            out.extend_from_slice(prefix);
+            fragment.put(&mut out);
+            out.split().freeze()
+        })
+        .collect();
+    let total = pieces.iter().map(Bytes::len).sum();
+    Ok((pieces, total))
+}
+
 /// Where a packet on its way into a tunnel came from, and where errors about it go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum From {
@@ -538,20 +529,6 @@ fn fits_version(tunnel: &Tunnel, info: &PacketInfo) -> Result<(), DropReason> {
         Ok(())
     } else {
         Err(DropReason::NoIpv6)
-    }
-}
-
-/// What a drop is told as, if it is told.
-fn error_for(reason: DropReason) -> Option<IcmpError> {
-    match reason {
-        DropReason::SourceNotAssigned => Some(IcmpError::SourcePolicy),
-        DropReason::DestinationNotRouted | DropReason::NoTunnel | DropReason::NoIpv6 => {
-            Some(IcmpError::NoRoute)
-        }
-        DropReason::OutOfScope | DropReason::Prohibited | DropReason::ClientToClient => {
-            Some(IcmpError::Prohibited)
-        }
-        _ => None,
     }
 }
 

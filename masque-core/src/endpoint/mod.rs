@@ -5,26 +5,30 @@
 //! *Call any number of `handle_*` with one non-decreasing `now`; drain the `poll_*` to `None`; sleep
 //! until [`Endpoint::poll_timeout`].* Forgetting is safe: while output is queued, `poll_timeout`
 //! returns `now` with the reason [`TimerReason::QueuedOutput`].
-
+//!
 //! # Where things are
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | the surface, and the order in which things happen |
+//! | `mod.rs` | the surface |
+//! | `drive.rs` | one connection's turn: the order in which things happen |
 //! | `bridge.rs` | one QUIC connection and its session |
 //! | `setup.rs` | quinn-proto's configuration |
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
-//! | `forward.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
+//! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
 //! | `pool.rs` | addresses, leases, static assignments |
 
 mod admit;
+mod answers;
 mod bridge;
+mod carry;
 mod client;
 mod command;
 mod config;
 mod conn;
 mod counters;
+mod drive;
 mod entropy;
 mod event;
 mod forward;
@@ -57,25 +61,20 @@ pub use event::{CloseReason, Event, TunnelClosed};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
     RecvMeta, RejectReason, Rejected, SocketId, TimerReason, Transmit, TunBatch, TunnelHandle,
-    TunnelInfo,
+    TunnelInfo, Usage,
 };
 
 use admit::Admission;
-use bridge::{Bridge, BridgeEvent};
+use bridge::BridgeEvent;
 use conn::Conn;
-use forward::{Across, Forwarding, From as PacketFrom, Policy};
+use forward::{Forwarding, Policy};
 use pool::AddressBook;
 use setup::WallClock;
 
-use crate::error::H3Code;
-use crate::session::{
-    DatagramDrop, DatagramVerdict, Event as SessionEvent, Session, SessionConfig, SessionEnd,
-};
+use crate::session::SessionConfig;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
 use crate::wire::ip::{self, PacketInfo};
 use crate::wire::offload::VnetHdr;
-use crate::wire::prefix::IpPrefix;
-use crate::wire::stream::Role;
 
 /// The most stateless answers (Retry, reset, version negotiation) that wait to be sent.
 const MAX_RESPONSES: usize = 256;
@@ -114,6 +113,10 @@ pub struct Endpoint {
     scratch: Vec<u8>,
     bridge_events: Vec<BridgeEvent>,
     touched: Vec<usize>,
+    /// Packets between tunnels are being delivered further down the stack.
+    delivering: bool,
+    /// The connections of each identity that have not ended.
+    of_identity: BTreeMap<Identity, BTreeSet<ConnId>>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -201,6 +204,8 @@ impl Endpoint {
             scratch: Vec::new(),
             bridge_events: Vec::new(),
             touched: Vec::new(),
+            delivering: false,
+            of_identity: BTreeMap::new(),
         })
     }
 
@@ -361,6 +366,8 @@ impl Endpoint {
             let socket = conn.socket;
             let id = conn.id;
             self.put_back(at, conn);
+            // A path that shrank may have brought errors for other tunnels.
+            self.deliver_across(now);
             if let Some(transmit) = transmit {
                 return Some(self.sent(Some(id), ours(transmit, socket)));
             }
@@ -445,6 +452,36 @@ impl Endpoint {
         self.ids.keys().copied()
     }
 
+    /// What is held at this moment.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let conns = || self.conns.iter().flatten();
+        let tunnels = || conns().flat_map(|conn| &conn.tunnels);
+        debug_assert_eq!(
+            self.fwd.queued_bytes,
+            tunnels().map(|tunnel| tunnel.queue.bytes()).sum::<usize>(),
+            "what all tunnels queue is counted as it comes and goes"
+        );
+        debug_assert_eq!(
+            self.ids.len(),
+            conns().count(),
+            "every connection has an ID"
+        );
+        Usage {
+            connections: self.ids.len(),
+            identities: self.of_identity.len(),
+            tunnels: tunnels().count(),
+            claims: self.fwd.claims(),
+            addresses: self.book.in_use(),
+            queued_bytes: self.fwd.queued_bytes,
+            queued_datagrams: tunnels().map(|tunnel| tunnel.queue.len()).sum(),
+            handshakes: self.admission.handshaking(),
+            waiting_handshakes: self.admission.waiting(),
+            handshake_sources: self.admission.sources(),
+            deadlines: self.armed.len(),
+        }
+    }
+
     /// Turns tracing on or off, for connections made from now on too.
     pub fn set_tracing(&mut self, on: bool) {
         self.trace.set(on);
@@ -500,490 +537,6 @@ impl Endpoint {
             bytes.truncate(transmit.size);
             self.responses.push_back((ours(transmit, socket), bytes));
         }
-    }
-
-    /// Makes a connection ours.
-    #[expect(clippy::too_many_arguments, reason = "each is one field")]
-    fn adopt(
-        &mut self,
-        handle: ConnectionHandle,
-        connection: quinn_proto::Connection,
-        role: Role,
-        socket: SocketId,
-        port: PortId,
-        remote: std::net::SocketAddr,
-        pays: Option<IpPrefix>,
-    ) -> ConnId {
-        let id = ConnId(self.next_id);
-        self.next_id += 1;
-        let mut session = Session::new(role, self.session.clone());
-        session.set_tracing(self.trace.is_on());
-        let conn = Conn {
-            id,
-            role,
-            bridge: Bridge::new(connection, session, role),
-            socket,
-            port,
-            identity: None,
-            expires: None,
-            pays,
-            tunnels: Vec::new(),
-            turn: 0,
-            in_ring: false,
-            timer_dirty: false,
-            armed: None,
-            closing: None,
-            closed_told: false,
-            remote,
-            asked: crate::wire::scope::Scope::default(),
-        };
-        if self.conns.len() <= handle.0 {
-            self.conns.resize_with(handle.0 + 1, || None);
-        }
-        self.conns[handle.0] = Some(Box::new(conn));
-        self.ids.insert(id, handle.0);
-        id
-    }
-
-    fn adopt_server(
-        &mut self,
-        handle: ConnectionHandle,
-        connection: quinn_proto::Connection,
-        socket: SocketId,
-        remote: std::net::SocketAddr,
-        source: IpPrefix,
-    ) {
-        let port = self
-            .server
-            .as_ref()
-            .map(|server| server.port)
-            .unwrap_or_default();
-        let id = self.adopt(
-            handle,
-            connection,
-            Role::Server,
-            socket,
-            port,
-            remote,
-            Some(source),
-        );
-        self.trace(Some(id), || What::State {
-            from: "none",
-            to: "handshake",
-        });
-    }
-
-    /// Lets a connection take in what has come for it, then does what follows from that.
-    fn drive(&mut self, now: Instant, at: usize) {
-        let Some(mut conn) = self.conns.get_mut(at).and_then(Option::take) else {
-            return;
-        };
-        let mut events = std::mem::take(&mut self.bridge_events);
-        conn.bridge.step(
-            now,
-            ConnectionHandle(at),
-            &mut self.quic,
-            &mut self.trace,
-            &mut events,
-        );
-        while let Some(datagram) = conn.bridge.recv_datagram() {
-            self.on_datagram(now, &mut conn, &datagram);
-        }
-        loop {
-            for event in events.drain(..) {
-                self.on_bridge_event(now, &mut conn, event);
-            }
-            conn.bridge.settle(now, &mut events);
-            if events.is_empty() {
-                break;
-            }
-        }
-        conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
-        self.bridge_events = events;
-        self.update_mtu(now, &mut conn);
-        if conn.remote != conn.bridge.remote() {
-            conn.remote = conn.bridge.remote();
-            self.events.push_back(Event::Migrated {
-                conn: conn.id,
-                remote: conn.remote,
-            });
-        }
-        self.collect_session_trace(&mut conn);
-        if !conn.in_ring {
-            conn.in_ring = true;
-            self.ring.push_back(at);
-        }
-        self.put_back(at, conn);
-        self.deliver_across(now);
-        for id in std::mem::take(&mut self.to_replace) {
-            self.close_by_id(
-                now,
-                id,
-                CloseReason::Replaced,
-                H3Code::NO_ERROR,
-                "replaced by a newer connection",
-            );
-        }
-    }
-
-    /// Puts a connection back where it was, or forgets it once QUIC has.
-    fn put_back(&mut self, at: usize, mut conn: Box<Conn>) {
-        if conn.bridge.is_drained() {
-            self.admission.done(conn.pays.take());
-            self.tell_closed(&mut conn, CloseReason::Local);
-            self.ids.remove(&conn.id);
-            if let Some(armed) = conn.armed {
-                self.armed.remove(&(armed, at));
-            }
-            return;
-        }
-        if !conn.timer_dirty {
-            conn.timer_dirty = true;
-            self.stale.push(at);
-        }
-        self.conns[at] = Some(conn);
-    }
-
-    fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
-        match conn.bridge.session().open_datagram(datagram) {
-            DatagramVerdict::IpPacket { tunnel, offset } => {
-                self.on_packet(
-                    now,
-                    conn,
-                    tunnel,
-                    datagram.get(offset..).unwrap_or_default(),
-                );
-            }
-            DatagramVerdict::Drop(why) => {
-                let reason = match why {
-                    DatagramDrop::UnknownStream => DropReason::UnknownStream,
-                    DatagramDrop::NotEstablished => DropReason::NotEstablished,
-                    DatagramDrop::NoContext | DatagramDrop::UnknownContext => {
-                        DropReason::UnknownContext
-                    }
-                };
-                self.fwd.dropped(reason, datagram.len(), &mut self.trace);
-            }
-            DatagramVerdict::Error => {}
-        }
-    }
-
-    fn on_packet(
-        &mut self,
-        now: Instant,
-        conn: &mut Conn,
-        tunnel: crate::session::TunnelId,
-        packet: &[u8],
-    ) {
-        match conn
-            .tunnels
-            .iter()
-            .position(|state| state.handle.tunnel == tunnel)
-        {
-            Some(index) => self
-                .fwd
-                .leave_tunnel(now, conn, index, packet, &mut self.trace),
-            None => self
-                .fwd
-                .dropped(DropReason::NotEstablished, packet.len(), &mut self.trace),
-        }
-    }
-
-    fn on_bridge_event(&mut self, now: Instant, conn: &mut Conn, event: BridgeEvent) {
-        match event {
-            BridgeEvent::Connected => {
-                self.admission.done(conn.pays.take());
-                match conn.role {
-                    Role::Server => self.on_client_connected(now, conn),
-                    Role::Client => self.on_server_connected(now, conn),
-                }
-                self.trace(Some(conn.id), || What::State {
-                    from: "handshake",
-                    to: "connected",
-                });
-                self.events.push_back(Event::Connected {
-                    conn: conn.id,
-                    remote: conn.bridge.remote(),
-                    identity: conn.identity.clone(),
-                });
-            }
-            BridgeEvent::Lost(reason) => {
-                self.admission.done(conn.pays.take());
-                self.tell_closed(conn, reason);
-            }
-            BridgeEvent::Session(event) => self.on_session_event(now, conn, event),
-        }
-    }
-
-    fn on_session_event(&mut self, now: Instant, conn: &mut Conn, event: SessionEvent) {
-        match event {
-            SessionEvent::PeerSettings(_) | SessionEvent::GoAway => {}
-            SessionEvent::Requested { tunnel, request } => {
-                self.on_requested(now, conn, tunnel, request)
-            }
-            SessionEvent::Established { tunnel, .. } => self.on_established(now, conn, tunnel),
-            SessionEvent::Refused {
-                status,
-                proxy_status,
-                ..
-            } => {
-                self.events.push_back(Event::TunnelRefused {
-                    conn: conn.id,
-                    status,
-                    proxy_status,
-                });
-            }
-            SessionEvent::AddressesAssigned { tunnel, assign } => {
-                self.on_assigned(now, conn, tunnel, &assign)
-            }
-            SessionEvent::AddressesRequested { tunnel, request } => {
-                self.on_addresses_requested(conn, tunnel, &request);
-            }
-            SessionEvent::RoutesAdvertised { tunnel, routes } => {
-                self.on_routes(now, conn, tunnel, routes)
-            }
-            SessionEvent::Packet { tunnel, packet } => self.on_packet(now, conn, tunnel, &packet),
-            SessionEvent::TunnelEnded { tunnel, end } => {
-                let handle = TunnelHandle {
-                    conn: conn.id,
-                    tunnel,
-                };
-                self.forget_tunnel(conn, tunnel);
-                self.events.push_back(Event::TunnelDown {
-                    tunnel: handle,
-                    reason: end,
-                });
-            }
-            SessionEvent::Ended(end) => {
-                let reason = match end {
-                    SessionEnd::Violation(kind) => Some(CloseReason::Violation(kind)),
-                    SessionEnd::SettingsTimeout => Some(CloseReason::SettingsTimeout),
-                    SessionEnd::Local(_) => Some(CloseReason::Local),
-                    SessionEnd::Transport => None,
-                };
-                if let Some(reason) = reason {
-                    self.tell_closed(conn, reason);
-                }
-            }
-        }
-    }
-
-    /// Closes a connection for a reason of ours; the event follows when the session has ended.
-    fn close(
-        &mut self,
-        now: Instant,
-        conn: &mut Conn,
-        reason: CloseReason,
-        code: H3Code,
-        words: &'static str,
-    ) {
-        if conn.closing.is_none() {
-            conn.closing = Some(reason);
-            let close = crate::session::Command::Close {
-                code,
-                reason: words,
-            };
-            if conn.bridge.session().handle_command(close).is_err() {
-                conn.bridge.close(now, code, words);
-            }
-        }
-    }
-
-    fn close_by_id(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        reason: CloseReason,
-        code: H3Code,
-        words: &'static str,
-    ) {
-        let Some(&at) = self.ids.get(&id) else { return };
-        let Some(mut conn) = self.conns.get_mut(at).and_then(Option::take) else {
-            return;
-        };
-        self.close(now, &mut conn, reason, code, words);
-        self.conns[at] = Some(conn);
-        self.drive(now, at);
-    }
-
-    fn tell_closed(&mut self, conn: &mut Conn, reason: CloseReason) {
-        if std::mem::replace(&mut conn.closed_told, true) {
-            return;
-        }
-        let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
-        for handle in left {
-            self.forget_tunnel(conn, handle.tunnel);
-            let reason = TunnelClosed::ConnectionEnded;
-            self.events.push_back(Event::TunnelDown {
-                tunnel: handle,
-                reason,
-            });
-        }
-        let reason = conn.closing.clone().unwrap_or(reason);
-        self.trace(Some(conn.id), || What::State {
-            from: "connected",
-            to: "closed",
-        });
-        self.events.push_back(Event::ConnectionClosed {
-            conn: conn.id,
-            reason,
-        });
-    }
-
-    fn collect_session_trace(&mut self, conn: &mut Conn) {
-        if self.trace.is_on() {
-            for mut event in conn.bridge.session().take_trace() {
-                event.connection = Some(conn.id.0);
-                self.trace.record(|| event);
-            }
-        }
-    }
-
-    /// Finds the tunnel of a packet from a device and queues it there.
-    fn take_from_port(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        header: VnetHdr,
-        data: &[u8],
-    ) -> Result<u32, (DropReason, u32)> {
-        let info = match PacketInfo::parse(data) {
-            Ok(info) => info,
-            Err(_) => {
-                self.fwd
-                    .dropped(DropReason::Malformed, data.len(), &mut self.trace);
-                return Err((DropReason::Malformed, 1));
-            }
-        };
-        let handle = match self.fwd.route(port, &info) {
-            Ok(handle) => handle,
-            Err(reason) => {
-                self.fwd.dropped(reason, data.len(), &mut self.trace);
-                if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
-                    let error = crate::wire::ip::icmp::IcmpError::AddressUnreachable;
-                    self.fwd.answer_to_device(now, port, error, data, &info);
-                }
-                return Err((reason, 1));
-            }
-        };
-        self.enter_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
-    }
-
-    fn hop_limit_exceeded(&mut self, now: Instant, port: PortId, packet: &[u8]) {
-        self.fwd
-            .dropped(DropReason::HopLimit, packet.len(), &mut self.trace);
-        if let Ok(info) = PacketInfo::parse(packet) {
-            let error = crate::wire::ip::icmp::IcmpError::TimeExceeded;
-            self.fwd.answer_to_device(now, port, error, packet, &info);
-        }
-    }
-
-    fn enter_tunnel(
-        &mut self,
-        now: Instant,
-        handle: TunnelHandle,
-        header: VnetHdr,
-        data: &[u8],
-        info: &PacketInfo,
-        from: PacketFrom,
-    ) -> Result<u32, (DropReason, u32)> {
-        let gone = (DropReason::NoTunnel, 1);
-        let at = *self.ids.get(&handle.conn).ok_or(gone)?;
-        let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
-            return Err(gone);
-        };
-        let index = conn
-            .tunnels
-            .iter()
-            .position(|tunnel| tunnel.handle == handle)
-            .ok_or(gone)?;
-        let result =
-            self.fwd
-                .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
-        if !conn.in_ring {
-            conn.in_ring = true;
-            self.ring.push_back(at);
-        }
-        if conn
-            .tunnels
-            .get(index)
-            .is_some_and(|tunnel| tunnel.header.is_none())
-        {
-            self.drive(now, at);
-        }
-        result
-    }
-
-    /// Packets between clients, and ICMP errors about them. Each round may bring ICMP errors about
-    /// packets of the one before, never errors about errors: two rounds always suffice.
-    fn deliver_across(&mut self, now: Instant) {
-        while !self.fwd.across.is_empty() {
-            for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
-                let Ok(info) = PacketInfo::parse(&packet) else {
-                    continue;
-                };
-                let from = self
-                    .fwd
-                    .owner(info.source)
-                    .map_or(PacketFrom::Device(PortId(u32::MAX)), PacketFrom::Tunnel);
-                if let Ok(queued) =
-                    self.enter_tunnel(now, to, VnetHdr::default(), &packet, &info, from)
-                {
-                    self.fwd.counters.packets_across += u64::from(queued);
-                }
-            }
-        }
-    }
-
-    /// Hands QUIC what it has room for, tunnel after tunnel: its own queue stays short, so that ours
-    /// decides what is dropped.
-    fn feed(&mut self, now: Instant, conn: &mut Conn) {
-        let mut idle = 0;
-        while idle < conn.tunnels.len() {
-            conn.turn = (conn.turn + 1) % conn.tunnels.len();
-            let tunnel = &mut conn.tunnels[conn.turn];
-            let Some(datagram) = tunnel.queue.pop() else {
-                idle += 1;
-                continue;
-            };
-            idle = 0;
-            let length = datagram.len();
-            match conn.bridge.send_datagram(datagram.clone()) {
-                Ok(()) => self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length),
-                Err(quinn_proto::SendDatagramError::Blocked(datagram)) => {
-                    conn.tunnels[conn.turn].queue.push_front(datagram);
-                    return;
-                }
-                Err(quinn_proto::SendDatagramError::TooLarge) => {
-                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
-                    self.too_large(now, conn, &datagram);
-                }
-                Err(_) => {
-                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
-                    self.fwd.dropped(DropReason::Quic, length, &mut self.trace);
-                }
-            }
-        }
-    }
-
-    /// The path shrank while a packet was queued.
-    fn too_large(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
-        self.fwd
-            .dropped(DropReason::TooBig, datagram.len(), &mut self.trace);
-        let tunnel = &conn.tunnels[conn.turn];
-        let header = tunnel.header.map_or(0, |header| header.as_slice().len());
-        let packet = datagram.get(header..).unwrap_or_default();
-        let Ok(info) = PacketInfo::parse(packet) else {
-            return;
-        };
-        let from = match self.fwd.owner(info.source) {
-            Some(owner) => PacketFrom::Tunnel(owner),
-            None => PacketFrom::Device(conn.port),
-        };
-        let max = conn.bridge.max_datagram().unwrap_or(0);
-        let mtu = conn::tunnel_mtu(max, header);
-        let error = crate::wire::ip::icmp::IcmpError::PacketTooBig { mtu };
-        self.fwd.report(now, conn, from, error, packet, &info);
     }
 }
 

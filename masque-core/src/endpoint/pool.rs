@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use super::config::{Lease, StaticAssignment};
-use super::types::Identity;
+use super::types::{Identity, TunnelHandle};
 use crate::wire::prefix::IpPrefix;
 
 /// No address is left in a pool.
@@ -24,6 +24,12 @@ pub(super) struct AddressBook {
     /// Every address somebody has: leased, lent for one tunnel, or static.
     taken: BTreeSet<IpAddr>,
     static_prefixes: Vec<IpPrefix>,
+    /// Addresses lent for as long as one tunnel lives.
+    lent: usize,
+    /// What tunnels were assigned by command, and for whom: nobody else gets it meanwhile.
+    reserved: BTreeMap<TunnelHandle, (Option<Identity>, Vec<IpPrefix>)>,
+    /// Before then no lease expires.
+    next_expiry: Option<SystemTime>,
     lifetime: Duration,
 }
 
@@ -55,15 +61,21 @@ impl AddressBook {
                 .iter()
                 .flat_map(|entry| entry.addresses.iter().copied())
                 .collect(),
+            lent: 0,
+            reserved: BTreeMap::new(),
+            next_expiry: None,
             lifetime,
         };
         for lease in leases {
+            let known = book.statics.contains_key(&lease.identity)
+                || book.leases.contains_key(&lease.identity);
             let usable = lease.addresses.iter().all(|&address| book.is_free(address));
-            if usable && !book.statics.contains_key(&lease.identity) {
+            if usable && !known {
                 book.taken.extend(lease.addresses.iter().copied());
                 book.leases.insert(lease.identity.clone(), lease.clone());
             }
         }
+        book.next_expiry = book.earliest_expiry();
         book
     }
 
@@ -127,6 +139,7 @@ impl AddressBook {
             last_used: now,
         };
         self.leases.insert(identity.clone(), lease.clone());
+        self.next_expiry = self.next_expiry.or_else(|| now.checked_add(self.lifetime));
         Ok((
             addresses.into_iter().map(IpPrefix::host).collect(),
             Some(lease),
@@ -138,7 +151,10 @@ impl AddressBook {
         let mut lent = Vec::new();
         for index in 0..self.pools.len() {
             match self.allocate(index, &[], now) {
-                Ok(address) => lent.push(IpPrefix::host(address)),
+                Ok(address) => {
+                    self.lent += 1;
+                    lent.push(IpPrefix::host(address));
+                }
                 Err(exhausted) => {
                     self.give_back(&lent);
                     return Err(exhausted);
@@ -151,8 +167,70 @@ impl AddressBook {
     /// Takes lent addresses back.
     pub(super) fn give_back(&mut self, addresses: &[IpPrefix]) {
         for prefix in addresses {
-            self.taken.remove(&prefix.address());
+            if self.taken.remove(&prefix.address()) {
+                self.lent -= 1;
+            }
         }
+    }
+
+    /// Whether all of this may be assigned to a tunnel by command: none of it is another identity's,
+    /// another tunnel's or the server's. `own` is what the tunnel was lent.
+    pub(super) fn may_reserve(
+        &self,
+        tunnel: TunnelHandle,
+        identity: Option<&Identity>,
+        own: &[IpPrefix],
+        prefixes: &[IpPrefix],
+    ) -> bool {
+        prefixes
+            .iter()
+            .all(|prefix| self.may_have(tunnel, identity, own, prefix))
+    }
+
+    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before.
+    pub(super) fn reserve(
+        &mut self,
+        tunnel: TunnelHandle,
+        identity: Option<Identity>,
+        prefixes: Vec<IpPrefix>,
+    ) {
+        self.reserved.insert(tunnel, (identity, prefixes));
+    }
+
+    /// What a tunnel was assigned by command is free again.
+    pub(super) fn end_reservation(&mut self, tunnel: TunnelHandle) {
+        self.reserved.remove(&tunnel);
+    }
+
+    fn may_have(
+        &self,
+        tunnel: TunnelHandle,
+        identity: Option<&Identity>,
+        own: &[IpPrefix],
+        prefix: &IpPrefix,
+    ) -> bool {
+        let lease = identity.and_then(|identity| self.leases.get(identity));
+        let is_own = |address: &IpAddr| {
+            own.iter().any(|own| own.contains(*address))
+                || lease.is_some_and(|lease| lease.addresses.contains(address))
+        };
+        let overlaps = |other: &IpPrefix| other.covers(prefix) || prefix.covers(other);
+        let mut taken = self.taken.range(prefix.address()..=prefix.last());
+        let mut statics = self.statics.iter();
+        let mut reserved = self.reserved.iter();
+        taken.all(is_own)
+            && statics
+                .all(|(owner, prefixes)| Some(owner) == identity || !prefixes.iter().any(overlaps))
+            && reserved.all(|(holder, (owner, prefixes))| {
+                let same = owner.is_some() && owner.as_ref() == identity;
+                *holder == tunnel || same || !prefixes.iter().any(overlaps)
+            })
+    }
+
+    /// Addresses lent, and prefixes set aside.
+    pub(super) fn in_use(&self) -> usize {
+        let reserved = self.reserved.values();
+        self.lent + reserved.map(|(_, prefixes)| prefixes.len()).sum::<usize>()
     }
 
     /// Notes that an identity's lease was in use until now.
@@ -162,22 +240,29 @@ impl AddressBook {
         Some(lease.clone())
     }
 
-    /// Ends leases nobody has used for their lifetime, except those `in_use` names.
+    /// Ends leases nobody has used for their lifetime; those that `in_use` names count as used now,
+    /// and are the second part. Costs nothing while none can have expired.
     pub(super) fn expire(
         &mut self,
         now: SystemTime,
         in_use: impl Fn(&Identity) -> bool,
-    ) -> Vec<Identity> {
-        let ended: Vec<Identity> = self
-            .leases
-            .values()
-            .filter(|lease| {
-                now.duration_since(lease.last_used)
-                    .is_ok_and(|unused| unused > self.lifetime)
-            })
-            .map(|lease| lease.identity.clone())
-            .filter(|identity| !in_use(identity))
-            .collect();
+    ) -> (Vec<Identity>, Vec<Lease>) {
+        let (mut ended, mut renewed) = (Vec::new(), Vec::new());
+        if self.next_expiry.is_none_or(|at| now <= at) {
+            return (ended, renewed);
+        }
+        for lease in self.leases.values_mut() {
+            let unused = now.duration_since(lease.last_used).unwrap_or_default();
+            if unused <= self.lifetime {
+                continue;
+            }
+            if in_use(&lease.identity) {
+                lease.last_used = now;
+                renewed.push(lease.clone());
+            } else {
+                ended.push(lease.identity.clone());
+            }
+        }
         for identity in &ended {
             if let Some(lease) = self.leases.remove(identity) {
                 for address in lease.addresses {
@@ -185,19 +270,29 @@ impl AddressBook {
                 }
             }
         }
-        ended
+        self.next_expiry = self.earliest_expiry();
+        (ended, renewed)
+    }
+
+    fn earliest_expiry(&self) -> Option<SystemTime> {
+        let last_used = self.leases.values().map(|lease| lease.last_used).min()?;
+        last_used.checked_add(self.lifetime)
     }
 
     fn is_free(&self, address: IpAddr) -> bool {
         !self.taken.contains(&address)
-            && !self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.contains(address))
+            && self.set_aside(address).is_none()
             && self
                 .pools
                 .iter()
                 .any(|pool| pool.prefix.contains(address) && pool.usable(address))
+    }
+
+    /// The prefix, static or assigned by command, that keeps an address from the pool.
+    fn set_aside(&self, address: IpAddr) -> Option<&IpPrefix> {
+        let reserved = self.reserved.values().flat_map(|(_, prefixes)| prefixes);
+        let mut all = self.static_prefixes.iter().chain(reserved);
+        all.find(|prefix| prefix.contains(address))
     }
 
     fn allocate(
@@ -243,11 +338,7 @@ impl AddressBook {
         let mut at = from;
         while at <= to {
             let address = pool.address(at);
-            if let Some(prefix) = self
-                .static_prefixes
-                .iter()
-                .find(|prefix| prefix.contains(address))
-            {
+            if let Some(prefix) = self.set_aside(address) {
                 at = number(prefix.last()).checked_add(1)?;
             } else if self.taken.contains(&address) {
                 at = at.checked_add(1)?;

@@ -38,6 +38,9 @@ impl Endpoint {
         }
         conn.identity = proven.identity;
         self.watch_expiry(now, conn, proven.expires);
+        if conn.closing.is_some() {
+            return;
+        }
         if let Some(identity) = conn.identity.clone() {
             self.replace_oldest(&identity, conn.id);
         }
@@ -65,24 +68,25 @@ impl Endpoint {
 
     /// An identity may have a bounded number of connections; the newest stay.
     fn replace_oldest(&mut self, identity: &Identity, newest: ConnId) {
-        let older: Vec<ConnId> = self
-            .ids
-            .iter()
-            .filter(|(id, at)| {
-                **id != newest
-                    && self
-                        .conns
-                        .get(**at)
-                        .and_then(Option::as_ref)
-                        .is_some_and(|conn| {
-                            conn.identity.as_ref() == Some(identity) && conn.closing.is_none()
-                        })
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        let allowed = self.limits.connections_per_identity.saturating_sub(1);
-        let surplus = older.len().saturating_sub(allowed);
-        self.to_replace.extend(older.into_iter().take(surplus));
+        let all = self.of_identity.entry(identity.clone()).or_default();
+        all.insert(newest);
+        let allowed = self.limits.connections_per_identity.max(1);
+        let surplus = all.len().saturating_sub(allowed);
+        let oldest = all.iter().filter(|id| **id != newest).take(surplus);
+        self.to_replace.extend(oldest);
+    }
+
+    /// A connection of an identity has ended.
+    pub(super) fn forget_identity(&mut self, conn: &Conn) {
+        let Some(identity) = &conn.identity else {
+            return;
+        };
+        if let Some(all) = self.of_identity.get_mut(identity) {
+            all.remove(&conn.id);
+            if all.is_empty() {
+                self.of_identity.remove(identity);
+            }
+        }
     }
 
     /// A request for a tunnel.
@@ -111,6 +115,7 @@ impl Endpoint {
         };
         // A second tunnel of one connection has addresses of its own; another connection of the
         // same identity takes its addresses over.
+        self.expire_leases();
         let wall = self.clock.now();
         let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
         let given = match &leased {
@@ -138,6 +143,10 @@ impl Endpoint {
             return;
         }
         self.events.extend(changed.map(Event::LeaseChanged));
+        let lent = match leased {
+            Some(_) => Vec::new(),
+            None => addresses.clone(),
+        };
         for &prefix in &addresses {
             self.fwd.claim(prefix, handle);
         }
@@ -149,14 +158,8 @@ impl Endpoint {
             tunnel: id,
             routes: routes.clone(),
         });
-        conn.tunnels.push(self.new_tunnel(
-            now,
-            handle,
-            request.scope,
-            addresses,
-            leased.is_none(),
-            routes,
-        ));
+        conn.tunnels
+            .push(self.new_tunnel(now, handle, request.scope, addresses, lent, routes));
     }
 
     pub(super) fn new_tunnel(
@@ -165,7 +168,7 @@ impl Endpoint {
         handle: TunnelHandle,
         scope: Scope,
         addresses: Vec<IpPrefix>,
-        lent: bool,
+        lent: Vec<IpPrefix>,
         routes: RouteAdvertisement,
     ) -> Tunnel {
         Tunnel {
@@ -296,44 +299,56 @@ impl Endpoint {
         self.fwd
             .counters
             .drop(super::DropReason::NoTunnel, tunnel.queue.len() as u64);
-        for &prefix in &tunnel.addresses {
-            self.fwd.release(prefix, tunnel.handle);
-        }
         if let Some(port) = self.fwd.port_mut(conn.port) {
             port.clients.retain(|client| *client != tunnel.handle);
         }
-        if self.server.is_some() && conn.role == Role::Server {
-            if tunnel.lent {
-                self.book.give_back(&tunnel.addresses);
-            } else {
-                self.reclaim(conn, &tunnel.addresses);
-            }
+        if conn.role == Role::Server {
+            self.book.give_back(&tunnel.lent);
+            self.book.end_reservation(tunnel.handle);
+            self.hand_over(tunnel.handle, &tunnel.addresses, Some(conn));
+            let wall = self.clock.now();
+            let identity = conn.identity.as_ref().filter(|_| tunnel.lent.is_empty());
+            let touched = identity.and_then(|identity| self.book.touch(identity, wall));
+            self.events.extend(touched.map(Event::LeaseChanged));
         }
         true
     }
 
-    /// Gives addresses to the newest other tunnel that has them, and notes when the lease was used.
-    fn reclaim(&mut self, gone: &Conn, addresses: &[IpPrefix]) {
-        let heirs = self
-            .ids
+    /// `gone` no longer has these addresses: each falls to the newest other tunnel that has it, or to
+    /// nobody. `conn` is the connection at work, which is not among the others then.
+    pub(super) fn hand_over(
+        &mut self,
+        gone: TunnelHandle,
+        addresses: &[IpPrefix],
+        conn: Option<&Conn>,
+    ) {
+        let identity = match conn {
+            Some(conn) => conn.identity.as_ref(),
+            None => self.conn(gone.conn).and_then(|conn| conn.identity.as_ref()),
+        };
+        let others = identity.and_then(|identity| self.of_identity.get(identity));
+        let others = others.into_iter().flatten();
+        let others = others.filter_map(|id| self.conn(*id));
+        let candidates: Vec<&Tunnel> = others
+            .chain(conn)
+            .flat_map(|conn| &conn.tunnels)
+            .filter(|tunnel| tunnel.handle != gone)
+            .collect();
+        let heirs: Vec<_> = addresses
             .iter()
-            .rev()
-            .filter(|(id, _)| **id != gone.id)
-            .filter_map(|(_, at)| self.conns.get(*at)?.as_ref());
-        let heir = heirs
-            .flat_map(|conn| conn.tunnels.iter())
-            .find(|tunnel| !tunnel.lent && tunnel.addresses == addresses);
-        if let Some(handle) = heir.map(|tunnel| tunnel.handle) {
-            for &prefix in addresses {
-                self.fwd.claim(prefix, handle);
+            .map(|prefix| {
+                let having = candidates
+                    .iter()
+                    .filter(|tunnel| tunnel.addresses.contains(prefix));
+                (*prefix, having.map(|tunnel| tunnel.handle).max())
+            })
+            .collect();
+        for (prefix, heir) in heirs {
+            let was_its = self.fwd.release(prefix, gone);
+            if let Some(heir) = heir.filter(|_| was_its) {
+                self.fwd.claim(prefix, heir);
             }
         }
-        let wall = self.clock.now();
-        let touched = gone
-            .identity
-            .as_ref()
-            .and_then(|identity| self.book.touch(identity, wall));
-        self.events.extend(touched.map(Event::LeaseChanged));
     }
 
     /// Whether `address` lies in a pool or a static assignment.

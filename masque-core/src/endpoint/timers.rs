@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use super::conn::Conn;
 use super::{
-    CloseReason, Command, CommandError, Deadline, Endpoint, Event, TimerReason, TunnelHandle,
+    CloseReason, Command, CommandError, Deadline, Endpoint, Event, Identity, TimerReason,
+    TunnelHandle,
 };
 use crate::error::H3Code;
 use crate::session::{CloseHow, Command as SessionCommand};
 use crate::trace::What;
+use crate::wire::prefix::IpPrefix;
 use crate::wire::stream::Role;
 
 impl Endpoint {
@@ -16,11 +19,12 @@ impl Endpoint {
         self.advance(now);
         self.admission.new_turn();
         self.refresh_deadlines();
-        while let Some(&(due, at)) = self.armed.first() {
-            if due > now {
-                break;
+        // Each connection once: one whose next deadline has passed as well sends first, and is due again.
+        let all_due = self.armed.iter().take_while(|(due, _)| *due <= now);
+        for (due, at) in all_due.copied().collect::<Vec<_>>() {
+            if !self.armed.remove(&(due, at)) {
+                continue;
             }
-            self.armed.pop_first();
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
             };
@@ -28,7 +32,12 @@ impl Endpoint {
             let id = conn.id;
             conn.bridge.handle_timeout(now);
             let expired = conn.expires.is_some_and(|expires| expires <= now);
+            let too_slow = conn.handshake_by.is_some_and(|by| by <= now);
             self.trace(Some(id), || What::Fired { reason: "deadline" });
+            if too_slow {
+                let words = "handshake not completed in time";
+                self.close_by_id(now, id, CloseReason::TimedOut, H3Code::NO_ERROR, words);
+            }
             if expired {
                 self.close_by_id(
                     now,
@@ -39,7 +48,6 @@ impl Endpoint {
                 );
             }
             self.drive(now, at);
-            self.refresh_deadlines();
         }
         self.accept_waiting(now);
         self.expire_leases();
@@ -59,6 +67,10 @@ impl Endpoint {
     /// When to call [`Endpoint::handle_timeout`], and why. A new turn begins with it.
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Deadline> {
+        debug_assert!(
+            self.fwd.across.is_empty(),
+            "packets between tunnels wait for no later call"
+        );
         self.admission.new_turn();
         self.refresh_deadlines();
         if self.has_output() {
@@ -67,14 +79,15 @@ impl Endpoint {
                 reason: TimerReason::QueuedOutput,
             });
         }
-        if self.admission.is_waiting() {
+        if self.admission.waiting() > 0 {
             return Some(Deadline {
                 at: self.now,
                 reason: TimerReason::Handshakes,
             });
         }
         let of_conns = self.armed.first().copied().map(|(due, at)| Deadline {
-            at: due,
+            // QUIC counts a probe timeout from the last packet sent, however long ago that was.
+            at: due.max(self.now),
             reason: self.reason(due, at),
         });
         let of_shutdown = self
@@ -99,18 +112,21 @@ impl Endpoint {
         self.trace(None, || What::Input(format!("command {command:?}").into()));
         match command {
             Command::AdvertiseRoutes { tunnel, routes } => {
-                let state = self.tunnel_state(tunnel)?;
-                if state.1 == Role::Server {
-                    state.0.routes = super::routes::RouteTable::new(routes.clone());
+                let advertise = SessionCommand::AdvertiseRoutes {
+                    tunnel: tunnel.tunnel,
+                    routes: routes.clone(),
+                };
+                let (at, conn) = self.conn_of(tunnel)?;
+                let is_server = conn.role == Role::Server;
+                let state = conn.tunnel(tunnel.tunnel);
+                state.ok_or(CommandError::UnknownTunnel)?;
+                conn.bridge.session().handle_command(advertise)?;
+                // Only once the peer will be told: both sides judge by the same routes.
+                if let Some(state) = conn.tunnel_mut(tunnel.tunnel).filter(|_| is_server) {
+                    state.routes = super::routes::RouteTable::new(routes);
                 }
-                self.tell(
-                    now,
-                    tunnel,
-                    SessionCommand::AdvertiseRoutes {
-                        tunnel: tunnel.tunnel,
-                        routes,
-                    },
-                )
+                self.drive(now, at);
+                Ok(())
             }
             Command::RequestAddresses { tunnel, prefixes } => self.tell(
                 now,
@@ -137,10 +153,7 @@ impl Endpoint {
                 Ok(())
             }
             Command::Revoke { identity } => {
-                let conns = self.conns.iter().flatten();
-                let of_identity = conns.filter(|conn| conn.identity.as_ref() == Some(&identity));
-                let all: Vec<_> = of_identity.map(|conn| conn.id).collect();
-                for id in all {
+                for id in self.of_identity.get(&identity).cloned().unwrap_or_default() {
                     self.close_by_id(
                         now,
                         id,
@@ -166,11 +179,20 @@ impl Endpoint {
             Command::PortMtu { port, mtu } => {
                 let port = self.fwd.port_mut(port).ok_or(CommandError::UnknownDevice)?;
                 port.config.mtu = mtu;
+                let id = port.config.id;
+                for at in 0..self.conns.len() {
+                    // Tunnels without QUIC datagrams follow the device.
+                    if self.conns[at].as_ref().is_some_and(|conn| conn.port == id) {
+                        self.drive(now, at);
+                    }
+                }
                 Ok(())
             }
             Command::Shutdown { grace } => {
-                self.shutdown = Some(now + grace);
-                self.quic.set_server_config(None);
+                // Too far away to express is as good as never.
+                let never = std::time::Duration::from_secs(u32::MAX.into());
+                self.shutdown = now.checked_add(grace).or(now.checked_add(never));
+                self.refuse_waiting();
                 for at in 0..self.conns.len() {
                     if let Some(conn) = self.conns[at].as_mut() {
                         let id = conn.id;
@@ -209,23 +231,11 @@ impl Endpoint {
         }
     }
 
-    fn tunnel_state(
-        &mut self,
-        handle: TunnelHandle,
-    ) -> Result<(&mut super::conn::Tunnel, Role), CommandError> {
-        let at = *self
-            .ids
-            .get(&handle.conn)
-            .ok_or(CommandError::UnknownConnection)?;
-        let conn = self
-            .conns
-            .get_mut(at)
-            .and_then(Option::as_mut)
-            .ok_or(CommandError::UnknownConnection)?;
-        let role = conn.role;
-        conn.tunnel_mut(handle.tunnel)
-            .map(|tunnel| (tunnel, role))
-            .ok_or(CommandError::UnknownTunnel)
+    fn conn_of(&mut self, handle: TunnelHandle) -> Result<(usize, &mut Conn), CommandError> {
+        let unknown = CommandError::UnknownConnection;
+        let at = *self.ids.get(&handle.conn).ok_or(unknown)?;
+        let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+        conn.map(|conn| (at, &mut **conn)).ok_or(unknown)
     }
 
     fn tell(
@@ -234,15 +244,7 @@ impl Endpoint {
         handle: TunnelHandle,
         command: SessionCommand,
     ) -> Result<(), CommandError> {
-        let at = *self
-            .ids
-            .get(&handle.conn)
-            .ok_or(CommandError::UnknownConnection)?;
-        let conn = self
-            .conns
-            .get_mut(at)
-            .and_then(Option::as_mut)
-            .ok_or(CommandError::UnknownConnection)?;
+        let (at, conn) = self.conn_of(handle)?;
         conn.bridge.session().handle_command(command)?;
         self.drive(now, at);
         Ok(())
@@ -252,32 +254,40 @@ impl Endpoint {
         &mut self,
         now: Instant,
         handle: TunnelHandle,
-        addresses: Vec<crate::wire::prefix::IpPrefix>,
+        addresses: Vec<IpPrefix>,
     ) -> Result<(), CommandError> {
-        let (tunnel, role) = self.tunnel_state(handle)?;
-        if role != Role::Server {
+        let (at, conn) = self.conn_of(handle)?;
+        if conn.role != Role::Server {
             return Err(CommandError::Role);
         }
-        let old = std::mem::replace(&mut tunnel.addresses, addresses.clone());
-        for prefix in old {
-            self.fwd.release(prefix, handle);
+        let identity = conn.identity.clone();
+        let tunnel = conn.tunnel(handle.tunnel);
+        let tunnel = tunnel.ok_or(CommandError::UnknownTunnel)?;
+        let (lent, before) = (tunnel.lent.clone(), tunnel.addresses.clone());
+        let book = &self.book;
+        if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
+            return Err(CommandError::AddressInUse);
         }
+        let assign = SessionCommand::AssignAddresses {
+            tunnel: handle.tunnel,
+            assign: super::server::unasked(&addresses),
+        };
+        let (_, conn) = self.conn_of(handle)?;
+        conn.bridge.session().handle_command(assign)?;
+        if let Some(tunnel) = conn.tunnel_mut(handle.tunnel) {
+            tunnel.addresses.clone_from(&addresses);
+        }
+        self.book.reserve(handle, identity, addresses.clone());
+        self.hand_over(handle, &before, None);
         for &prefix in &addresses {
             self.fwd.claim(prefix, handle);
         }
-        let assign = super::server::unasked(&addresses);
         self.events.push_back(Event::Addresses {
             tunnel: handle,
             addresses,
         });
-        self.tell(
-            now,
-            handle,
-            SessionCommand::AssignAddresses {
-                tunnel: handle.tunnel,
-                assign,
-            },
-        )
+        self.drive(now, at);
+        Ok(())
     }
 
     fn has_output(&self) -> bool {
@@ -302,13 +312,19 @@ impl Endpoint {
                 .filter(|tunnel| !tunnel.announced)
                 .filter_map(|tunnel| tunnel.announce_by)
                 .min();
-            let expires = conn
-                .expires
-                .filter(|_| conn.closing.is_none() && !conn.bridge.is_closed());
-            let due = [quic, session.map(|(at, _)| at), announce, expires]
-                .into_iter()
-                .flatten()
-                .min();
+            let open = conn.closing.is_none() && !conn.bridge.is_closed();
+            let expires = conn.expires.filter(|_| open);
+            let handshake = conn.handshake_by.filter(|_| open);
+            let due = [
+                quic,
+                session.map(|(at, _)| at),
+                announce,
+                expires,
+                handshake,
+            ]
+            .into_iter()
+            .flatten()
+            .min();
             if conn.armed != due {
                 if let Some(old) = conn.armed {
                     self.armed.remove(&(old, at));
@@ -335,31 +351,27 @@ impl Endpoint {
         match session {
             Some((at, timer)) if at == due => TimerReason::Session(conn.id, timer),
             _ if quic == Some(due) => TimerReason::Quic(conn.id),
+            _ if conn.handshake_by == Some(due) => TimerReason::Handshakes,
             _ if conn.expires == Some(due) => TimerReason::CertificateExpiry(conn.id),
             _ => TimerReason::PathMtu(conn.id),
         }
     }
 
-    fn expire_leases(&mut self) {
-        if self.server.is_none() {
-            return;
-        }
+    pub(super) fn expire_leases(&mut self) {
         let wall = quinn_proto::TimeSource::now(&*self.clock);
-        let conns = &self.conns;
-        let ended = self.book.expire(wall, |identity| {
-            conns
-                .iter()
-                .flatten()
-                .any(|conn| conn.identity.as_ref() == Some(identity))
-        });
+        let of_identity = &self.of_identity;
+        let in_use = |identity: &Identity| of_identity.contains_key(identity);
+        let (ended, renewed) = self.book.expire(wall, in_use);
         self.events.extend(ended.into_iter().map(Event::LeaseEnded));
+        self.events
+            .extend(renewed.into_iter().map(Event::LeaseChanged));
     }
 
     /// Whether [`Event::ShutdownComplete`] is due: asked for, not yet told, and every connection has
-    /// said its goodbye, or the time for that is over.
+    /// ended and said its goodbye, or has been ended because the time for that is over.
     pub(super) fn shutdown_is_over(&self) -> bool {
-        let said =
-            || self.ring.is_empty() && self.conns.iter().flatten().all(|conn| conn.closed_told);
-        !self.shutdown_told && self.shutdown.is_some_and(|end| end <= self.now || said())
+        let ended = || self.conns.iter().flatten().all(|conn| conn.closed_told);
+        let said = |end: Instant| end <= self.now || self.ring.is_empty();
+        !self.shutdown_told && self.shutdown.is_some_and(|end| said(end) && ended())
     }
 }

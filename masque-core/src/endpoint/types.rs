@@ -144,7 +144,7 @@ pub enum TimerReason {
     Quic(ConnId),
     /// A timer of a session.
     Session(ConnId, crate::session::Timer),
-    /// Handshakes wait for their turn.
+    /// Handshakes wait for their turn, or one takes too long.
     Handshakes,
     /// A client certificate expires.
     CertificateExpiry(ConnId),
@@ -220,6 +220,33 @@ pub struct TunnelInfo {
     pub sent_bytes: u64,
     /// Their bytes.
     pub received_bytes: u64,
+}
+
+/// What an endpoint holds. All of it is 0 once every connection has drained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Connections, those that only wait for late packets included.
+    pub connections: usize,
+    /// Identities with a connection.
+    pub identities: usize,
+    /// Established tunnels.
+    pub tunnels: usize,
+    /// Prefixes whose packets go to a tunnel (server), and tunnels behind a device (client).
+    pub claims: usize,
+    /// Addresses lent to a tunnel or assigned to one by command; leases are not among them.
+    pub addresses: usize,
+    /// Bytes queued towards tunnels.
+    pub queued_bytes: usize,
+    /// The datagrams they are.
+    pub queued_datagrams: usize,
+    /// Handshakes under way (server).
+    pub handshakes: usize,
+    /// Handshakes that wait for their turn.
+    pub waiting_handshakes: usize,
+    /// Source prefixes they come from.
+    pub handshake_sources: usize,
+    /// Deadlines of connections.
+    pub deadlines: usize,
 }
 
 impl TimerReason {

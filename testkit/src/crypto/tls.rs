@@ -1,6 +1,7 @@
 //! What [`super::real`] and [`super::seeded`] share: certificates and rustls configurations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use masque_core::endpoint::Identity;
 use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -92,10 +93,7 @@ impl Authority {
         &self,
         identity: &Identity,
     ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), TlsError> {
-        let mut params = params(&identity.0);
-        params.subject_alt_names = vec![SanType::URI(identity.0.as_str().try_into()?)];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, &identity.0)
+        self.issue(client_params(identity)?, &identity.0)
     }
 
     /// A server called `name` that demands certificates of this authority.
@@ -123,6 +121,18 @@ impl Authority {
     /// # Errors
     /// [`TlsError`].
     pub fn client(&self, identity: Option<&Identity>) -> Result<Arc<QuicClientConfig>, TlsError> {
+        self.client_for(identity, None)
+    }
+
+    /// A client whose certificate lasts so long from [`WALL`] on.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn client_for(
+        &self,
+        identity: Option<&Identity>,
+        lasting: Option<Duration>,
+    ) -> Result<Arc<QuicClientConfig>, TlsError> {
         let label = identity.map_or("anonymous", |identity| &identity.0);
         let builder = rustls::ClientConfig::builder_with_details(
             self.source.provider(label),
@@ -132,7 +142,11 @@ impl Authority {
         .with_root_certificates(self.roots()?);
         let mut config = match identity {
             Some(identity) => {
-                let (certificate, key) = self.issue_client(identity)?;
+                let mut params = client_params(identity)?;
+                if let Some(lasting) = lasting {
+                    params.not_after = date_time_ymd(2026, 1, 1) + lasting;
+                }
+                let (certificate, key) = self.issue(params, &identity.0)?;
                 builder.with_client_auth_cert(vec![certificate], key)?
             }
             None => builder.with_no_client_auth(),
@@ -168,6 +182,13 @@ impl TimeProvider for WorldClock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(WALL))
     }
+}
+
+fn client_params(identity: &Identity) -> Result<CertificateParams, TlsError> {
+    let mut params = params(&identity.0);
+    params.subject_alt_names = vec![SanType::URI(identity.0.as_str().try_into()?)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 /// Valid around [`WALL`], and today.

@@ -171,6 +171,19 @@ impl World {
         self.schedule(self.now + after, input);
     }
 
+    /// Does something with a running endpoint that no [`Input`] stands for, then drains it; `None` if
+    /// the node is stopped.
+    pub fn act<T>(
+        &mut self,
+        node: NodeId,
+        act: impl FnOnce(&mut Endpoint, Instant) -> T,
+    ) -> Option<T> {
+        let now = self.instant();
+        let done = act(self.nodes[node.0].endpoint.as_mut()?, now);
+        self.drain(node);
+        Some(done)
+    }
+
     /// Virtual time.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -261,8 +274,8 @@ impl World {
         }
     }
 
-    /// Steps until nothing is left or `until` has come; time is `until` then. `false` if nothing was
-    /// left before.
+    /// Steps until nothing is left or `until` has come; time is `until` then either way. `false` if
+    /// nothing is left.
     pub fn run_until(&mut self, until: Duration) -> bool {
         while let Some(at) = self.next_at() {
             if at > until {
@@ -271,6 +284,7 @@ impl World {
             }
             self.step();
         }
+        self.advance(until.max(self.now));
         false
     }
 

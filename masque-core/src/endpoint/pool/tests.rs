@@ -87,9 +87,19 @@ fn a_lease_ends_only_after_its_lifetime_and_only_when_unused() {
     let start = SystemTime::UNIX_EPOCH;
     book.lease(&identity("a"), &[], start).expect("space");
     book.lease(&identity("b"), &[], start).expect("space");
-    assert_eq!(book.expire(start + DAY, |_| false), []);
+    assert_eq!(book.expire(start + DAY, |_| false), (vec![], vec![]));
     let later = start + DAY + Duration::from_secs(1);
-    assert_eq!(book.expire(later, |who| who.0 == "b"), [identity("a")]);
+    let (ended, renewed) = book.expire(later, |who| who.0 == "b");
+    assert_eq!(ended, [identity("a")]);
+    assert_eq!(renewed.len(), 1);
+    assert_eq!(
+        (&renewed[0].identity, renewed[0].last_used),
+        (&identity("b"), later)
+    );
+    // The one renewed lives on from then.
+    assert_eq!(book.expire(later + DAY, |_| false), (vec![], vec![]));
+    let later = later + DAY + Duration::from_secs(1);
+    assert_eq!(book.expire(later, |_| false), (vec![identity("b")], vec![]));
 }
 
 #[test]

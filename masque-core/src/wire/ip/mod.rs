@@ -1,7 +1,8 @@
-//! Views of IP packets, ICMP errors and checksums.
+//! Views of IP packets, fragments, ICMP errors and checksums.
 
 pub mod checksum;
 pub(crate) mod ext;
+pub mod fragment;
 pub mod icmp;
 
 #[cfg(test)]

@@ -1,0 +1,182 @@
+//! Packets between devices, tunnels and QUIC.
+
+use std::time::Instant;
+
+use super::conn::{self, Conn};
+use super::forward::{self, Across, From as PacketFrom};
+use super::{DropReason, Endpoint, PortId, TunnelHandle};
+use crate::wire::ip::PacketInfo;
+use crate::wire::ip::icmp::IcmpError;
+use crate::wire::offload::VnetHdr;
+
+impl Endpoint {
+    /// Finds the tunnel of a packet from a device and queues it there.
+    pub(super) fn take_from_port(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        header: VnetHdr,
+        data: &[u8],
+    ) -> Result<u32, (DropReason, u32)> {
+        let info = match PacketInfo::parse(data) {
+            Ok(info) => info,
+            Err(_) => {
+                self.fwd
+                    .dropped(DropReason::Malformed, data.len(), &mut self.trace);
+                return Err((DropReason::Malformed, 1));
+            }
+        };
+        let handle = match self.fwd.route(port, &info) {
+            Ok(handle) => handle,
+            Err(reason) => {
+                self.fwd.dropped(reason, data.len(), &mut self.trace);
+                if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
+                    let error = IcmpError::AddressUnreachable;
+                    self.fwd.answer_to_device(now, port, error, data, &info);
+                }
+                return Err((reason, 1));
+            }
+        };
+        self.enter_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
+    }
+
+    pub(super) fn hop_limit_exceeded(&mut self, now: Instant, port: PortId, packet: &[u8]) {
+        self.fwd
+            .dropped(DropReason::HopLimit, packet.len(), &mut self.trace);
+        if let Ok(info) = PacketInfo::parse(packet) {
+            let error = IcmpError::TimeExceeded;
+            self.fwd.answer_to_device(now, port, error, packet, &info);
+        }
+    }
+
+    pub(super) fn enter_tunnel(
+        &mut self,
+        now: Instant,
+        handle: TunnelHandle,
+        header: VnetHdr,
+        data: &[u8],
+        info: &PacketInfo,
+        from: PacketFrom,
+    ) -> Result<u32, (DropReason, u32)> {
+        let at = self.ids.get(&handle.conn).copied();
+        let conn = at.and_then(|at| Some((at, self.conns.get_mut(at)?.as_mut()?)));
+        let found = conn.and_then(|(at, conn)| {
+            let mut tunnels = conn.tunnels.iter();
+            let index = tunnels.position(|tunnel| tunnel.handle == handle)?;
+            Some((at, conn, index))
+        });
+        let Some((at, conn, index)) = found else {
+            let reason = DropReason::NoTunnel;
+            self.fwd.dropped(reason, data.len(), &mut self.trace);
+            return Err((reason, 1));
+        };
+        let result =
+            self.fwd
+                .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
+        if !conn.in_ring {
+            conn.in_ring = true;
+            self.ring.push_back(at);
+        }
+        if conn
+            .tunnels
+            .get(index)
+            .is_some_and(|tunnel| tunnel.header.is_none())
+        {
+            self.drive(now, at);
+        }
+        result
+    }
+
+    /// Packets between clients, and ICMP errors about them. Each round may bring ICMP errors about
+    /// packets of the one before, never errors about errors: two rounds always suffice.
+    pub(super) fn deliver_across(&mut self, now: Instant) {
+        // Reached again from a connection driven below, it leaves the rest to the call that drives:
+        // the stack stays flat whoever sends to whom.
+        if std::mem::replace(&mut self.delivering, true) {
+            return;
+        }
+        while !self.fwd.across.is_empty() {
+            for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
+                let Ok(info) = PacketInfo::parse(&packet) else {
+                    continue;
+                };
+                let from = self
+                    .fwd
+                    .owner(info.source)
+                    .map_or(PacketFrom::Device(PortId(u32::MAX)), PacketFrom::Tunnel);
+                if let Ok(queued) =
+                    self.enter_tunnel(now, to, VnetHdr::default(), &packet, &info, from)
+                {
+                    self.fwd.counters.packets_across += u64::from(queued);
+                }
+            }
+        }
+        self.delivering = false;
+    }
+
+    /// Hands QUIC what it has room for, tunnel after tunnel: its own queue stays short, so that ours
+    /// decides what is dropped.
+    pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
+        let mut idle = 0;
+        while idle < conn.tunnels.len() {
+            conn.turn = (conn.turn + 1) % conn.tunnels.len();
+            let tunnel = &mut conn.tunnels[conn.turn];
+            let Some(datagram) = tunnel.queue.pop() else {
+                idle += 1;
+                continue;
+            };
+            idle = 0;
+            let length = datagram.len();
+            match conn.bridge.send_datagram(datagram.clone()) {
+                Ok(()) => self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length),
+                Err(quinn_proto::SendDatagramError::Blocked(datagram)) => {
+                    conn.tunnels[conn.turn].queue.push_front(datagram);
+                    return;
+                }
+                Err(quinn_proto::SendDatagramError::TooLarge) => {
+                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
+                    self.too_large(now, conn, &datagram);
+                }
+                Err(_) => {
+                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
+                    self.fwd.dropped(DropReason::Quic, length, &mut self.trace);
+                }
+            }
+        }
+    }
+
+    /// The path shrank while a packet was queued.
+    pub(super) fn too_large(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
+        let tunnel = &mut conn.tunnels[conn.turn];
+        let header = tunnel.header.map_or(0, |header| header.as_slice().len());
+        let (prefix, packet) = datagram.split_at_checked(header).unwrap_or_default();
+        let Ok(info) = PacketInfo::parse(packet) else {
+            let reason = DropReason::Malformed;
+            return self.fwd.dropped(reason, datagram.len(), &mut self.trace);
+        };
+        let max = conn.bridge.max_datagram().unwrap_or(0);
+        let mtu = conn::tunnel_mtu(max, header);
+        if packet.len() > mtu as usize
+            && !info.dont_fragment
+            && let Ok((pieces, _)) = forward::cut(prefix, packet, mtu)
+        {
+            for piece in pieces.into_iter().rev() {
+                self.fwd.queued_bytes += piece.len();
+                tunnel.queue.push_front(piece);
+            }
+            return;
+        }
+        let (reason, error) = if info.source.is_ipv6() && mtu < 1280 {
+            (DropReason::NoIpv6, IcmpError::NoRoute)
+        } else {
+            (DropReason::TooBig, IcmpError::PacketTooBig { mtu })
+        };
+        self.fwd.dropped(reason, datagram.len(), &mut self.trace);
+        let from = match self.fwd.owner(info.source) {
+            Some(owner) => PacketFrom::Tunnel(owner),
+            None => PacketFrom::Device(conn.port),
+        };
+        self.fwd
+            .report(now, conn, conn.turn, from, error, packet, &info);
+    }
+}

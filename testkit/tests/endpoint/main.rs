@@ -1,0 +1,11 @@
+//! Rules of the endpoint, one module for each kind.
+
+mod admission;
+mod common;
+mod forwarding;
+mod identity;
+mod leases;
+mod model;
+mod mtu;
+mod shutdown;
+mod stranger;
