@@ -37,6 +37,9 @@ const LIBRARY: [&str; 9] = [
     "memcpy", "memmove", "memset", "memcmp", "malloc", "calloc", "realloc", "free", "bcmp",
 ];
 
+/// The part that is the core's own.
+const OURS: &str = "masque-core";
+
 /// Only what happens inside is counted.
 const MEASURED: &str = "*pipeline::Pipeline::run*";
 
@@ -176,6 +179,12 @@ impl Profile {
         table("part", self.parts().into_iter().map(own).collect());
         let code = |(name, cost): (&str, f64)| (format!("`{}`", short(name)), cost);
         table("function", self.top(most).into_iter().map(code).collect());
+        let ours = self.top(usize::MAX).into_iter();
+        let ours = ours.filter(|(name, cost)| part(name) == OURS && *cost >= 1.0);
+        table(
+            "function of masque-core",
+            ours.take(most).map(code).collect(),
+        );
         let library = self.library.iter().map(|(key, cost)| (key, *cost));
         let rows = self
             .sorted(library)
@@ -219,7 +228,7 @@ fn part(function: &str) -> &'static str {
     let name = function.trim_start_matches('<');
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if starts(&["masque_core"]) {
-        "masque-core"
+        OURS
     } else if starts(&["quinn_proto", "&mut quinn_proto"]) {
         "quinn-proto"
     } else if name.contains("aws_lc") || name.contains("aesni") || name.contains("gcm") {

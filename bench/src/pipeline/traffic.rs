@@ -28,7 +28,7 @@ pub enum Workload {
 
 /// Makes the packets, one after the other.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub struct Traffic {
     /// The one packet, changed in place.
     packet: Vec<u8>,
     header: VnetHdr,
@@ -40,12 +40,9 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn new(
-        workload: Workload,
-        mtu: usize,
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
-    ) -> Self {
+    /// A flow from `source` to `destination` whose packets fit `mtu`, which is at least 576.
+    #[must_use]
+    pub fn new(workload: Workload, mtu: usize, source: Ipv4Addr, destination: Ipv4Addr) -> Self {
         let (tcp, headers, segments, part) = match workload {
             Workload::Tcp { segments } => {
                 let part = mtu - IPV4 - TCP;
@@ -106,8 +103,8 @@ impl Traffic {
         }
     }
 
-    /// The next packet.
-    pub(super) fn next(&mut self) -> (VnetHdr, &[u8]) {
+    /// The next packet or super-packet, with its virtio-net header: the transport checksum is partial.
+    pub fn next_packet(&mut self) -> (VnetHdr, &[u8]) {
         if self.tcp {
             self.packet[IPV4 + 4..IPV4 + 8].copy_from_slice(&self.sequence.to_be_bytes());
             self.sequence = self.sequence.wrapping_add(self.step);
@@ -116,12 +113,14 @@ impl Traffic {
     }
 
     /// How many packets one stands for.
-    pub(super) fn segments(&self) -> u32 {
+    #[must_use]
+    pub fn segments(&self) -> u32 {
         self.segments
     }
 
     /// The bytes of each of them.
-    pub(super) fn segment_length(&self) -> usize {
+    #[must_use]
+    pub fn segment_length(&self) -> usize {
         self.segment_length
     }
 }

@@ -171,7 +171,7 @@ impl Ends for Tunnel {
         let Some(traffic) = &mut self.traffic else {
             return 0;
         };
-        let (header, packet) = traffic.next();
+        let (header, packet) = traffic.next_packet();
         sender
             .endpoint
             .handle_tun(now, PortId(0), header, packet)
