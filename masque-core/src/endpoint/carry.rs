@@ -117,6 +117,7 @@ impl Endpoint {
     /// Hands QUIC what it has room for, tunnel after tunnel: its own queue stays short, so that ours
     /// decides what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
+        let largest = conn.bridge.max_datagram().unwrap_or(0);
         let mut idle = 0;
         while idle < conn.tunnels.len() {
             conn.turn = (conn.turn + 1) % conn.tunnels.len();
@@ -125,17 +126,25 @@ impl Endpoint {
                 idle += 1;
                 continue;
             };
-            idle = 0;
             let length = datagram.len();
-            match conn.bridge.send_datagram(datagram.clone()) {
+            if length > largest {
+                if tunnel.is_finding(now) {
+                    // The probe that is under way may show that the path takes it.
+                    tunnel.queue.push_front(datagram);
+                    idle += 1;
+                    continue;
+                }
+                idle = 0;
+                self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
+                self.too_large(now, conn, &datagram);
+                continue;
+            }
+            idle = 0;
+            match conn.bridge.send_datagram(datagram) {
                 Ok(()) => self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length),
                 Err(quinn_proto::SendDatagramError::Blocked(datagram)) => {
                     conn.tunnels[conn.turn].queue.push_front(datagram);
                     return;
-                }
-                Err(quinn_proto::SendDatagramError::TooLarge) => {
-                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
-                    self.too_large(now, conn, &datagram);
                 }
                 Err(_) => {
                     self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);

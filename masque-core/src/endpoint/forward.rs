@@ -9,7 +9,7 @@ use prefix_trie::PrefixMap;
 
 use super::answers::error_for;
 use super::config::{Access, PortConfig};
-use super::conn::{Conn, Tunnel, Way, forwardable};
+use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
 use super::queue::RateLimit;
 use super::types::{PortId, TunnelHandle};
@@ -296,22 +296,18 @@ impl Forwarding {
             Role::Client => Way::Up,
         };
         let state = &mut conn.tunnels[tunnel];
+        let mtu = state.admits(now);
+        // Across tunnels the sender's own rules were checked already; here the receiver's hold.
         if let Err(reason) = state
             .judge(way, info)
-            .and_then(|()| fits_version(state, info))
+            .and_then(|()| fits_version(mtu, info))
         {
-            // Across tunnels the sender's own rules were checked already; here the receiver's hold.
-            // While the path MTU is still being found, IPv6 may be carried in a moment.
-            let finding = state.announce_by.is_none_or(|by| now < by);
             let count = self.lost(reason, header, packet, info, trace);
-            if let Some(error) = error_for(reason)
-                && !(finding && reason == DropReason::NoIpv6)
-            {
+            if let Some(error) = error_for(reason) {
                 self.report(now, conn, tunnel, from, error, packet, info);
             }
             return Err((reason, count));
         }
-        let mtu = state.mtu;
         let largest = match header.gso_type & !VnetHdr::GSO_ECN {
             VnetHdr::GSO_NONE => packet.len(),
             _ => header_length(packet, info) + usize::from(header.gso_size),
@@ -524,8 +520,8 @@ pub(super) enum From {
 }
 
 /// A tunnel below 1,280 bytes carries no IPv6 (RFC 8200 §5, RFC 9484 §7.2).
-fn fits_version(tunnel: &Tunnel, info: &PacketInfo) -> Result<(), DropReason> {
-    if info.source.is_ipv4() || tunnel.mtu >= 1280 {
+fn fits_version(mtu: u32, info: &PacketInfo) -> Result<(), DropReason> {
+    if info.source.is_ipv4() || mtu >= IPV6_MTU {
         Ok(())
     } else {
         Err(DropReason::NoIpv6)
