@@ -6,8 +6,8 @@
 //!
 //! | ends | a packet's way |
 //! |---|---|
-//! | [`tunnel::Tunnel`] | `handle_tun` → segmentation, policy, queue → QUIC → AEAD → QUIC → policy, coalescing → `poll_tun` |
-//! | [`bare::Bare`] | quinn-proto alone: a `Bytes` that exists already → QUIC → AEAD → QUIC → dropped |
+//! | `tunnel::Tunnel` | `handle_tun` → segmentation, policy, queue → QUIC → AEAD → QUIC → policy, coalescing → `poll_tun` |
+//! | `bare::Bare` | quinn-proto alone: a `Bytes` that exists already → QUIC → AEAD → QUIC → dropped |
 //!
 //! Both get the same transport settings, the same numbers of datagrams of the same size in the same
 //! batches, and the same copy where the kernel would copy. What is between them is what masque-core
