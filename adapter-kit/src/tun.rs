@@ -146,8 +146,25 @@ mod tests {
     use crate::system::SystemIo;
 
     #[test]
-    #[ignore = "needs CAP_NET_ADMIN: run it in a network namespace of its own"]
     fn a_device_has_what_was_asked_for_and_gives_whole_packets() {
+        // A namespace belongs to a thread, and goes with it.
+        let tested = std::thread::spawn(|| {
+            let allowed = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .map_err(std::io::Error::from)
+                .and_then(|()| std::fs::OpenOptions::new().write(true).open("/dev/net/tun"));
+            match allowed {
+                Ok(_) => in_a_namespace(),
+                // Past the test harness, which keeps what a passing test prints to itself.
+                Err(error) => {
+                    let line = format!("SKIPPED: the test of real TUN devices: {error}\n");
+                    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+                }
+            }
+        });
+        tested.join().expect("the device does what it should");
+    }
+
+    fn in_a_namespace() {
         for offload in [true, false] {
             let config = TunConfig {
                 name: Some("kit-test%d".to_owned()),

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::conn::Conn;
 use super::counters::DropReason;
-use super::forward::{Across, Forwarding, From};
+use super::forward::{Across, Forwarding, From, flow_of};
 use super::types::PortId;
 use crate::wire::ip::PacketInfo;
 use crate::wire::ip::icmp::{self, IcmpError};
@@ -122,9 +122,11 @@ impl Forwarding {
         let mut datagram = BytesMut::with_capacity(header.as_slice().len() + answer.len());
         datagram.extend_from_slice(header.as_slice());
         datagram.extend_from_slice(&answer);
-        if self.has_room(&conn.tunnels[tunnel], datagram.len()) {
+        if self.make_room(&mut conn.tunnels[tunnel], datagram.len()) {
             self.queued_bytes += datagram.len();
-            conn.tunnels[tunnel].queue.push(datagram.freeze());
+            let flow = flow_of(self.flow_key, info, packet);
+            let queue = &mut conn.tunnels[tunnel].queue;
+            queue.push(now, flow, std::iter::once(datagram.freeze()));
             self.counters.icmp_sent += 1;
         }
     }

@@ -40,10 +40,17 @@ pub(super) struct Bridge {
     /// Streams with bytes that the session did not want yet.
     paused: BTreeSet<StreamId>,
     lost: bool,
+    /// The most bytes of datagrams QUIC keeps.
+    datagram_buffer: usize,
 }
 
 impl Bridge {
-    pub(super) fn new(conn: Connection, session: Session, role: Role) -> Self {
+    pub(super) fn new(
+        conn: Connection,
+        session: Session,
+        role: Role,
+        datagram_buffer: usize,
+    ) -> Self {
         Self {
             conn,
             session,
@@ -52,6 +59,7 @@ impl Bridge {
             timers: BTreeMap::new(),
             paused: BTreeSet::new(),
             lost: false,
+            datagram_buffer,
         }
     }
 
@@ -132,6 +140,22 @@ impl Bridge {
     /// The largest DATAGRAM payload now; `None` where the peer takes none.
     pub(super) fn max_datagram(&mut self) -> Option<usize> {
         self.conn.datagrams().max_size().filter(|&size| size > 0)
+    }
+
+    /// How many bytes of datagrams QUIC is to be given now.
+    ///
+    /// No more than an eighth of the congestion window waits in its own queue, where nobody decides
+    /// about it: a few milliseconds on a slow path; on a fast one enough for a full send with GSO.
+    pub(super) fn datagram_room(&mut self) -> usize {
+        let window = usize::try_from(self.conn.congestion_state().window()).unwrap_or(usize::MAX);
+        let mtu = usize::from(self.conn.current_mtu());
+        let goal = (window / 8)
+            .clamp(4 * mtu, 64 * mtu)
+            .min(self.datagram_buffer);
+        let waiting = self
+            .datagram_buffer
+            .saturating_sub(self.conn.datagrams().send_buffer_space());
+        goal.saturating_sub(waiting)
     }
 
     /// Hands one DATAGRAM payload to QUIC.

@@ -114,33 +114,56 @@ impl Endpoint {
         self.delivering = false;
     }
 
-    /// Hands QUIC what it has room for, tunnel after tunnel: its own queue stays short, so that ours
-    /// decides what is dropped.
+    /// Hands QUIC what it can send soon, tunnel after tunnel: its own queue stays short, so that ours
+    /// decides what waits and what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
+        let largest = conn.bridge.max_datagram().unwrap_or(0);
+        let mut room = conn.bridge.datagram_room();
         let mut idle = 0;
         while idle < conn.tunnels.len() {
             conn.turn = (conn.turn + 1) % conn.tunnels.len();
             let tunnel = &mut conn.tunnels[conn.turn];
-            let Some(datagram) = tunnel.queue.pop() else {
+            if room == 0 {
+                return;
+            }
+            let prefix = tunnel.header.map_or(0, |header| header.as_slice().len());
+            let before = tunnel.queue.bytes();
+            let datagram = tunnel.queue.pop(now, prefix);
+            self.fwd.queued_bytes -= before - tunnel.queue.bytes();
+            let losses = tunnel.queue.take_losses();
+            if losses.dropped + losses.marked > 0 {
+                self.fwd
+                    .counters
+                    .drop(DropReason::Congestion, losses.dropped);
+                self.fwd.counters.congestion_marked += losses.marked;
+            }
+            let Some(datagram) = datagram else {
                 idle += 1;
                 continue;
             };
-            idle = 0;
             let length = datagram.len();
-            match conn.bridge.send_datagram(datagram.clone()) {
-                Ok(()) => self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length),
+            if length > largest {
+                if tunnel.is_finding(now) {
+                    // The probe that is under way may show that the path takes it.
+                    self.fwd.queued_bytes += length;
+                    tunnel.queue.push_front(datagram);
+                    idle += 1;
+                    continue;
+                }
+                idle = 0;
+                self.too_large(now, conn, &datagram);
+                continue;
+            }
+            idle = 0;
+            room = room.saturating_sub(length);
+            match conn.bridge.send_datagram(datagram) {
+                Ok(()) => {}
                 Err(quinn_proto::SendDatagramError::Blocked(datagram)) => {
+                    self.fwd.queued_bytes += length;
                     conn.tunnels[conn.turn].queue.push_front(datagram);
                     return;
                 }
-                Err(quinn_proto::SendDatagramError::TooLarge) => {
-                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
-                    self.too_large(now, conn, &datagram);
-                }
-                Err(_) => {
-                    self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(length);
-                    self.fwd.dropped(DropReason::Quic, length, &mut self.trace);
-                }
+                Err(_) => self.fwd.dropped(DropReason::Quic, length, &mut self.trace),
             }
         }
     }

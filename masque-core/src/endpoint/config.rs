@@ -226,7 +226,7 @@ impl Default for Limits {
             handshakes_per_source: 64,
             connections_per_identity: 2,
             tunnels_per_connection: 4,
-            tunnel_queue_bytes: 2 << 20,
+            tunnel_queue_bytes: 4 << 20,
             total_queue_bytes: 64 << 20,
             max_routes: 256,
             icmp_per_second: 100,

@@ -7,7 +7,8 @@ use super::admit::Ticket;
 use super::bridge::Bridge;
 use super::counters::DropReason;
 use super::event::CloseReason;
-use super::queue::{RateLimit, TunnelQueue};
+use super::fq_codel::TunnelQueue;
+use super::rate::RateLimit;
 use super::routes::RouteTable;
 use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
 use crate::session::TunnelId;
@@ -16,6 +17,9 @@ use crate::wire::ip::PacketInfo;
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::{Scope, Target};
 use crate::wire::stream::Role;
+
+/// The least a link must carry for IPv6 (RFC 8200 §5).
+pub(super) const IPV6_MTU: u32 = 1280;
 
 /// One connection.
 pub(super) struct Conn {
@@ -95,6 +99,21 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// Whether the first probe of the path has neither shown that the tunnel carries IPv6 nor had the
+    /// time to: packets it may carry in a moment wait in the queue.
+    pub(super) fn is_finding(&self, now: Instant) -> bool {
+        self.mtu < IPV6_MTU && self.announce_by.is_none_or(|by| now < by)
+    }
+
+    /// The largest packet let into the queue.
+    pub(super) fn admits(&self, now: Instant) -> u32 {
+        if self.header.is_some() && self.is_finding(now) {
+            IPV6_MTU
+        } else {
+            self.mtu
+        }
+    }
+
     /// Whether a packet may travel through this tunnel: its client end must be an address of the
     /// client, its other end must be routed by the server and within the scope (RFC 9484 §4.6 to §4.8).
     pub(super) fn judge(&self, way: Way, info: &PacketInfo) -> Result<(), DropReason> {

@@ -26,6 +26,8 @@ pub enum DropReason {
     TooBig,
     /// The tunnel's queue, or that of all tunnels, is full.
     QueueFull,
+    /// Its flow had a queue standing in front of the tunnel for too long (CoDel).
+    Congestion,
     /// No tunnel for it.
     NoTunnel,
     /// QUIC did not take it.
@@ -46,7 +48,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::Offload,
         Self::SourceNotAssigned,
@@ -58,6 +60,7 @@ impl DropReason {
         Self::HopLimit,
         Self::TooBig,
         Self::QueueFull,
+        Self::Congestion,
         Self::NoTunnel,
         Self::Quic,
         Self::UnknownStream,
@@ -83,6 +86,7 @@ impl DropReason {
             Self::HopLimit => "hop_limit",
             Self::TooBig => "too_big",
             Self::QueueFull => "queue_full",
+            Self::Congestion => "congestion",
             Self::NoTunnel => "no_tunnel",
             Self::Quic => "quic",
             Self::UnknownStream => "unknown_stream",
@@ -111,6 +115,8 @@ pub struct Counters {
     pub packets_across: u64,
     /// Super-packets read from devices.
     pub super_packets: u64,
+    /// IP packets marked "congestion experienced" instead of dropped.
+    pub congestion_marked: u64,
     /// ICMP errors made.
     pub icmp_sent: u64,
     /// ICMP errors not made because of the rate limit.

@@ -38,7 +38,7 @@ impl Endpoint {
         let conn = Conn {
             id,
             role,
-            bridge: Bridge::new(connection, session, role),
+            bridge: Bridge::new(connection, session, role, self.profile.datagram_send_buffer),
             socket,
             port,
             identity: None,

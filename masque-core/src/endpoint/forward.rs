@@ -9,9 +9,9 @@ use prefix_trie::PrefixMap;
 
 use super::answers::error_for;
 use super::config::{Access, PortConfig};
-use super::conn::{Conn, Tunnel, Way, forwardable};
+use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
-use super::queue::RateLimit;
+use super::rate::RateLimit;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -62,6 +62,8 @@ pub(super) struct Forwarding {
     arena: BytesMut,
     /// The bytes in the queues of all tunnels.
     pub(super) queued_bytes: usize,
+    /// What inner flows are hashed with.
+    pub(super) flow_key: u64,
     tunnel_queue_bytes: usize,
     total_queue_bytes: usize,
 }
@@ -71,6 +73,7 @@ impl Forwarding {
         ports: Vec<PortConfig>,
         policy: Option<Policy>,
         limits: &super::config::Limits,
+        flow_key: u64,
         now: Instant,
     ) -> Self {
         let ports = ports
@@ -91,6 +94,7 @@ impl Forwarding {
             across: Vec::new(),
             arena: BytesMut::new(),
             queued_bytes: 0,
+            flow_key,
             tunnel_queue_bytes: limits.tunnel_queue_bytes,
             total_queue_bytes: limits.total_queue_bytes,
         }
@@ -296,22 +300,18 @@ impl Forwarding {
             Role::Client => Way::Up,
         };
         let state = &mut conn.tunnels[tunnel];
+        let mtu = state.admits(now);
+        // Across tunnels the sender's own rules were checked already; here the receiver's hold.
         if let Err(reason) = state
             .judge(way, info)
-            .and_then(|()| fits_version(state, info))
+            .and_then(|()| fits_version(mtu, info))
         {
-            // Across tunnels the sender's own rules were checked already; here the receiver's hold.
-            // While the path MTU is still being found, IPv6 may be carried in a moment.
-            let finding = state.announce_by.is_none_or(|by| now < by);
             let count = self.lost(reason, header, packet, info, trace);
-            if let Some(error) = error_for(reason)
-                && !(finding && reason == DropReason::NoIpv6)
-            {
+            if let Some(error) = error_for(reason) {
                 self.report(now, conn, tunnel, from, error, packet, info);
             }
             return Err((reason, count));
         }
-        let mtu = state.mtu;
         let largest = match header.gso_type & !VnetHdr::GSO_ECN {
             VnetHdr::GSO_NONE => packet.len(),
             _ => header_length(packet, info) + usize::from(header.gso_size),
@@ -326,12 +326,12 @@ impl Forwarding {
             }
             return Err((reason, count));
         }
-        if !self.has_room(state, packet.len()) {
+        if !self.make_room(state, packet.len()) {
             let reason = DropReason::QueueFull;
             return Err((reason, self.lost(reason, header, packet, info, trace)));
         }
         if too_big {
-            return self.enter_in_fragments(conn, tunnel, header, packet, info, trace);
+            return self.enter_in_fragments(now, conn, tunnel, header, packet, info, trace);
         }
         let Some(datagram_header) = state.header else {
             return self.enter_capsules(conn, tunnel, header, packet, info, trace);
@@ -356,16 +356,20 @@ impl Forwarding {
         self.queued_bytes += rest.len();
         state.sent_packets += made.count as u64;
         state.sent_bytes += rest.len() as u64;
-        while rest.len() > made.stride {
-            state.queue.push(rest.split_to(made.stride));
-        }
-        state.queue.push(rest);
+        let flow = flow_of(self.flow_key, info, packet);
+        let parts = std::iter::from_fn(|| {
+            let part = rest.split_to(made.stride.min(rest.len()));
+            (!part.is_empty()).then_some(part)
+        });
+        state.queue.push(now, flow, parts);
         Ok(made.count as u32)
     }
 
     /// IPv4 packets larger than the tunnel MTU that may be fragmented (RFC 791 §3.2).
+    #[expect(clippy::too_many_arguments, reason = "what its one caller has at hand")]
     fn enter_in_fragments(
         &mut self,
+        now: Instant,
         conn: &mut Conn,
         tunnel: usize,
         header: VnetHdr,
@@ -395,7 +399,7 @@ impl Forwarding {
         if state.header.is_none() {
             return self.send_capsules(conn, tunnel, pieces.into_iter(), made.count);
         }
-        if !self.has_room(state, total) {
+        if !self.make_room(state, total) {
             let reason = DropReason::QueueFull;
             return Err((reason, self.lost(reason, header, packet, info, trace)));
         }
@@ -403,7 +407,8 @@ impl Forwarding {
         self.queued_bytes += total;
         state.sent_packets += pieces.len() as u64;
         state.sent_bytes += total as u64;
-        pieces.into_iter().for_each(|piece| state.queue.push(piece));
+        let flow = flow_of(self.flow_key, info, packet);
+        state.queue.push(now, flow, pieces.into_iter());
         Ok(made.count as u32)
     }
 
@@ -460,9 +465,22 @@ impl Forwarding {
         }
     }
 
-    pub(super) fn has_room(&self, tunnel: &Tunnel, bytes: usize) -> bool {
-        tunnel.queue.bytes() + bytes <= self.tunnel_queue_bytes
-            && self.queued_bytes + bytes <= self.total_queue_bytes
+    /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
+    pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
+        loop {
+            let queued = tunnel.queue.bytes();
+            let fits = queued + bytes <= self.tunnel_queue_bytes
+                && self.queued_bytes + bytes <= self.total_queue_bytes;
+            if fits {
+                return true;
+            }
+            let shed = tunnel.queue.shed();
+            if shed == 0 {
+                return false;
+            }
+            self.queued_bytes -= queued - tunnel.queue.bytes();
+            self.counters.drop(DropReason::QueueFull, shed);
+        }
     }
 
     /// Counts the drop of a packet or super-packet; gives how many packets it stood for.
@@ -524,12 +542,40 @@ pub(super) enum From {
 }
 
 /// A tunnel below 1,280 bytes carries no IPv6 (RFC 8200 §5, RFC 9484 §7.2).
-fn fits_version(tunnel: &Tunnel, info: &PacketInfo) -> Result<(), DropReason> {
-    if info.source.is_ipv4() || tunnel.mtu >= 1280 {
+fn fits_version(mtu: u32, info: &PacketInfo) -> Result<(), DropReason> {
+    if info.source.is_ipv4() || mtu >= IPV6_MTU {
         Ok(())
     } else {
         Err(DropReason::NoIpv6)
     }
+}
+
+/// Which flow a packet belongs to: addresses, protocol and ports; all fragments of a packet, and those
+/// of packets between the same hosts, are one flow (RFC 8290 §4.1.1).
+pub(super) fn flow_of(key: u64, info: &PacketInfo, packet: &[u8]) -> u32 {
+    let mut hash = key;
+    let mut mix = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 29;
+    };
+    for address in [info.source, info.destination] {
+        match address {
+            IpAddr::V4(v4) => mix(u64::from(u32::from(v4))),
+            IpAddr::V6(v6) => {
+                let bits = u128::from(v6);
+                mix(bits as u64);
+                mix((bits >> 64) as u64);
+            }
+        }
+    }
+    let ports = match (info.fragment, info.protocol) {
+        (false, 6 | 17 | 33 | 132 | 136) => packet.get(info.transport_offset..),
+        _ => None,
+    };
+    let ports = ports.and_then(|transport| transport.first_chunk::<4>());
+    mix(u64::from(info.protocol) << 32
+        | u64::from(ports.map_or(0, |ports| u32::from_ne_bytes(*ports))));
+    (hash >> 32) as u32
 }
 
 /// The bytes of IP and transport headers of a super-packet.

@@ -32,8 +32,9 @@ mod drive;
 mod entropy;
 mod event;
 mod forward;
+mod fq_codel;
 mod pool;
-mod queue;
+mod rate;
 mod routes;
 mod server;
 mod setup;
@@ -49,6 +50,7 @@ use std::time::{Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{ConnectionHandle, DatagramEvent};
 use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
 
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
@@ -177,11 +179,12 @@ impl Endpoint {
                 )
                 .collect(),
         });
+        let flow_key = entropy.fork("inner flows").next_u64();
         Ok(Self {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
             clock,
             client_ids: Arc::new(Mutex::new(entropy.fork("client cid"))),
-            fwd: Forwarding::new(config.ports, policy, &config.limits, now),
+            fwd: Forwarding::new(config.ports, policy, &config.limits, flow_key, now),
             profile: config.transport,
             limits: config.limits,
             session: config.session,

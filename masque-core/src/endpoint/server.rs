@@ -7,7 +7,8 @@ use quinn_proto::TimeSource;
 
 use super::conn::{Conn, Tunnel};
 use super::event::{CloseReason, Event};
-use super::queue::{RateLimit, TunnelQueue};
+use super::fq_codel::TunnelQueue;
+use super::rate::RateLimit;
 use super::routes::{RouteTable, scoped};
 use super::types::TunnelHandle;
 use super::{ConnId, Endpoint, Identity};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::conn::Conn;
+use super::conn::{Conn, Tunnel};
 use super::{
     CloseReason, Command, CommandError, Deadline, Endpoint, Event, Identity, TimerReason,
     TunnelHandle,
@@ -306,10 +306,12 @@ impl Endpoint {
             };
             conn.timer_dirty = false;
             let (quic, session) = conn.bridge.deadlines();
+            let at_now = self.now;
+            let held = |tunnel: &Tunnel| tunnel.is_finding(at_now) && tunnel.queue.len() > 0;
             let announce = conn
                 .tunnels
                 .iter()
-                .filter(|tunnel| !tunnel.announced)
+                .filter(|tunnel| !tunnel.announced || held(tunnel))
                 .filter_map(|tunnel| tunnel.announce_by)
                 .min();
             let open = conn.closing.is_none() && !conn.bridge.is_closed();

@@ -3,7 +3,7 @@
 use masque_core::endpoint::{Command, DropReason, Event, Origin, PortId, RejectReason};
 use masque_core::wire::prefix::IpPrefix;
 use masque_testkit::packet::{self, Packet};
-use masque_testkit::scenario::{Options, star};
+use masque_testkit::scenario::{Options, Star, star};
 
 use super::common::*;
 
@@ -526,33 +526,56 @@ fn fragments_cross_between_clients() {
     assert_eq!(reassemble(&received(&mut star, other)), whole[20..]);
 }
 
-#[test]
-fn ipv6_is_not_called_unroutable_before_the_path_mtu_is_known() {
-    let mut options = quiet();
-    options.link.mtu = 1260;
-    let mut star = star(&options).expect("valid");
+/// A star at the moment its server's tunnel opens.
+fn just_open(options: &Options) -> Star {
+    let mut star = star(options).expect("valid");
     let server = star.server;
     let is_up = |event: &Event| matches!(event, Event::TunnelUp { .. });
-    let came = star
-        .world
-        .run_to(std::time::Duration::from_secs(5), |world| {
-            world
-                .node(server)
-                .events()
-                .iter()
-                .any(|(_, event)| is_up(event))
-        });
+    let limit = std::time::Duration::from_secs(5);
+    let came = star.world.run_to(limit, |world| {
+        let events = world.node(server).events();
+        events.iter().any(|(_, event)| is_up(event))
+    });
     assert!(came);
+    star
+}
+
+#[test]
+fn what_comes_before_the_path_mtu_is_known_waits_for_it() {
+    let mut star = just_open(&quiet());
+    let (server, client) = (star.server, star.client());
+    let handle = tunnel(&star, server).expect("just opened");
+    let endpoint = star.world.node(server).endpoint().expect("running");
+    let mtu = endpoint.tunnel(handle).expect("listed").mtu;
+    assert!(mtu < 1280, "the path is not known yet: {mtu}");
     let to = address(&star, server, false);
-    send_later(&mut star, server, datagram(inner(false), to, 10));
-    run(&mut star, 1);
-    assert_eq!(dropped(&star, server, DropReason::NoIpv6), 1);
+    let first = datagram(inner(false), to, 1280 - 48);
+    let second = datagram(inner(false), to, 10);
+    send_later(&mut star, server, first.clone());
+    send_later(&mut star, server, second.clone());
+    run(&mut star, 1000);
+    assert_eq!(received(&mut star, client), [first, second]);
     assert!(
         received(&mut star, server).is_empty(),
-        "it may be carried in a moment"
+        "nothing was refused"
     );
+}
+
+#[test]
+fn ipv6_that_waited_for_a_path_too_narrow_is_refused() {
+    let mut options = quiet();
+    options.link.mtu = 1260;
+    let mut star = just_open(&options);
+    let (server, client) = (star.server, star.client());
+    let to = address(&star, server, false);
+    send_later(&mut star, server, datagram(inner(false), to, 1280 - 48));
+    run(&mut star, 1);
+    assert_eq!(dropped(&star, server, DropReason::NoIpv6), 0);
+    assert!(received(&mut star, server).is_empty());
     run(&mut star, 2000);
+    assert_eq!(dropped(&star, server, DropReason::NoIpv6), 1);
+    assert_eq!(told(&mut star, server), Some((1, 0)));
     send(&mut star, server, datagram(inner(false), to, 10));
     assert_eq!(dropped(&star, server, DropReason::NoIpv6), 2);
-    assert_eq!(told(&mut star, server), Some((1, 0)));
+    assert!(received(&mut star, client).is_empty());
 }

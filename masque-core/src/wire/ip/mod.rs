@@ -5,6 +5,37 @@ pub(crate) mod ext;
 pub mod fragment;
 pub mod icmp;
 
+/// Whether the sender of a packet speaks ECN: ECT(0), ECT(1), or marked already (RFC 3168 §5).
+#[must_use]
+pub fn is_ecn_capable(packet: &[u8]) -> bool {
+    match packet {
+        [first, traffic_class, ..] if first >> 4 == 4 => traffic_class & 3 != 0,
+        [first, second, ..] if first >> 4 == 6 => second & 0x30 != 0,
+        _ => false,
+    }
+}
+
+/// Writes "congestion experienced" into a packet whose sender speaks ECN, mending the IPv4 header
+/// checksum (RFC 3168 §5).
+pub fn mark_congestion(packet: &mut [u8]) {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => {
+            if let Some(header) = packet.first_chunk_mut::<V4_HEADER>() {
+                let (old, new) = ([header[0], header[1]], [header[0], header[1] | 3]);
+                let mended = checksum::update([header[10], header[11]], old, new);
+                header[1] |= 3;
+                header[10..12].copy_from_slice(&mended);
+            }
+        }
+        Some(6) => {
+            if let Some(second) = packet.get_mut(1) {
+                *second |= 0x30;
+            }
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,303 @@
+//! The queue in front of one tunnel: FQ-CoDel (RFC 8290), as pure as the rest.
+//!
+//! Each flow inside the tunnel has a queue of its own, and CoDel (RFC 8289) keeps each of them short:
+//! a flow that builds a standing queue loses (or has marked, where it speaks ECN) one packet at a
+//! time, and a flow that sends little is served at once, whatever the others do. Memory grows with
+//! what is queued; an idle tunnel has no flows.
+//!
+//! | state of a flow | list | becomes |
+//! |---|---|---|
+//! | new: has just begun to queue | `fresh` | established when its quantum is used up or it is empty |
+//! | established | `established` | gone when it is empty at its turn |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::ip;
+
+/// How long packets may wait on the average (RFC 8289 §4.4).
+const TARGET: Duration = Duration::from_millis(5);
+/// For how long they may wait longer than that before one is dropped: a round trip of the slowest
+/// paths that are common (RFC 8289 §4.4).
+const INTERVAL: Duration = Duration::from_millis(100);
+/// What a flow may send in its turn, in bytes: a few packets, so that batches of equal size form.
+const QUANTUM: isize = 6 * 1024;
+/// A flow with no more than this queued is never dropped from: one packet is no queue.
+const FLOOR: usize = 1600;
+/// Over how many queues flows are spread.
+const BUCKETS: u32 = 1024;
+
+/// Datagrams waiting for QUIC to take them.
+#[derive(Debug, Default)]
+pub(super) struct TunnelQueue {
+    flows: Vec<Flow>,
+    free: Vec<usize>,
+    by_bucket: BTreeMap<u32, usize>,
+    fresh: VecDeque<usize>,
+    established: VecDeque<usize>,
+    /// Datagrams handed back: they leave first, and are not judged again.
+    front: VecDeque<Bytes>,
+    bytes: usize,
+    datagrams: usize,
+    losses: Losses,
+}
+
+/// What a queue did to packets since it was last asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Losses {
+    /// Dropped because their flow's queue stood for too long.
+    pub(super) dropped: u64,
+    /// Marked instead, because their flow speaks ECN.
+    pub(super) marked: u64,
+}
+
+#[derive(Debug)]
+struct Flow {
+    bucket: u32,
+    waiting: VecDeque<(Instant, Bytes)>,
+    bytes: usize,
+    credit: isize,
+    codel: CoDel,
+}
+
+/// CoDel's state (RFC 8289 §5).
+#[derive(Clone, Copy, Debug, Default)]
+struct CoDel {
+    /// When a packet may be dropped, if the wait stays above the target until then.
+    first_above: Option<Instant>,
+    /// The next drop, while dropping.
+    drop_next: Option<Instant>,
+    dropping: bool,
+    count: u32,
+    last_count: u32,
+}
+
+impl TunnelQueue {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.datagrams
+    }
+
+    /// Takes the losses counted since the last call.
+    pub(super) fn take_losses(&mut self) -> Losses {
+        std::mem::take(&mut self.losses)
+    }
+
+    /// Queues datagrams of one flow, in order.
+    pub(super) fn push(&mut self, now: Instant, flow: u32, datagrams: impl Iterator<Item = Bytes>) {
+        let slot = self.slot(flow % BUCKETS);
+        let flow = &mut self.flows[slot];
+        for datagram in datagrams {
+            flow.bytes += datagram.len();
+            self.bytes += datagram.len();
+            self.datagrams += 1;
+            flow.waiting.push_back((now, datagram));
+        }
+    }
+
+    /// Puts a datagram back in front of all others.
+    pub(super) fn push_front(&mut self, datagram: Bytes) {
+        self.bytes += datagram.len();
+        self.datagrams += 1;
+        self.front.push_front(datagram);
+    }
+
+    /// The next datagram. `prefix` bytes stand before the IP packet in each.
+    pub(super) fn pop(&mut self, now: Instant, prefix: usize) -> Option<Bytes> {
+        if let Some(datagram) = self.front.pop_front() {
+            self.bytes -= datagram.len();
+            self.datagrams -= 1;
+            return Some(datagram);
+        }
+        loop {
+            let is_fresh = !self.fresh.is_empty();
+            let list = if is_fresh {
+                &mut self.fresh
+            } else {
+                &mut self.established
+            };
+            let slot = *list.front()?;
+            let flow = &mut self.flows[slot];
+            if flow.credit <= 0 {
+                flow.credit += QUANTUM;
+                list.pop_front();
+                self.established.push_back(slot);
+                continue;
+            }
+            let (before, count) = (flow.bytes, flow.waiting.len());
+            let datagram = flow.next(now, prefix, &mut self.losses);
+            self.bytes -= before - flow.bytes;
+            self.datagrams -= count - flow.waiting.len();
+            if let Some(datagram) = datagram {
+                flow.credit -= isize::try_from(datagram.len()).unwrap_or(isize::MAX);
+                return Some(datagram);
+            }
+            list.pop_front();
+            // An empty new flow waits a turn among the others: else a flow that sends one packet at a
+            // time would always come first.
+            if is_fresh && !self.established.is_empty() {
+                self.established.push_back(slot);
+            } else {
+                self.forget(slot);
+            }
+        }
+    }
+
+    /// Makes room at the cost of the flow that uses most: drops from its head up to half of what it
+    /// has, at most 64 datagrams at once (RFC 8290 §4.1). Gives how many were dropped; 0 if none are left.
+    pub(super) fn shed(&mut self) -> u64 {
+        let lists = self.fresh.iter().chain(&self.established);
+        let Some(fattest) = lists.copied().max_by_key(|&slot| self.flows[slot].bytes) else {
+            return 0;
+        };
+        let flow = &mut self.flows[fattest];
+        let goal = flow.bytes / 2;
+        let mut dropped = 0;
+        while dropped < 64 && flow.bytes > goal {
+            let Some((_, datagram)) = flow.waiting.pop_front() else {
+                break;
+            };
+            flow.bytes -= datagram.len();
+            self.bytes -= datagram.len();
+            self.datagrams -= 1;
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn slot(&mut self, bucket: u32) -> usize {
+        if let Some(&slot) = self.by_bucket.get(&bucket) {
+            return slot;
+        }
+        let slot = self.free.pop().unwrap_or(self.flows.len());
+        match self.flows.get_mut(slot) {
+            Some(flow) => flow.renew(bucket),
+            None => self.flows.push(Flow::new(bucket)),
+        }
+        self.by_bucket.insert(bucket, slot);
+        self.fresh.push_back(slot);
+        slot
+    }
+
+    fn forget(&mut self, slot: usize) {
+        self.by_bucket.remove(&self.flows[slot].bucket);
+        self.free.push(slot);
+        if self.by_bucket.is_empty() {
+            // Keep one flow's buffers for the next packet; a burst of many flows leaves nothing behind.
+            self.flows.truncate(1);
+            self.free.retain(|&slot| slot == 0);
+            if let Some(flow) = self
+                .flows
+                .first_mut()
+                .filter(|flow| flow.waiting.capacity() > 4096)
+            {
+                flow.waiting.shrink_to(4096);
+            }
+        }
+    }
+}
+
+impl Flow {
+    fn new(bucket: u32) -> Self {
+        Self {
+            bucket,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            credit: QUANTUM,
+            codel: CoDel::default(),
+        }
+    }
+
+    fn renew(&mut self, bucket: u32) {
+        self.bucket = bucket;
+        self.credit = QUANTUM;
+        self.codel = CoDel::default();
+    }
+
+    /// The next datagram after CoDel's judgement.
+    fn next(&mut self, now: Instant, prefix: usize, losses: &mut Losses) -> Option<Bytes> {
+        let (mut datagram, mut late) = self.take(now)?;
+        if self.codel.dropping {
+            self.codel.dropping = late;
+            while self.codel.dropping && self.codel.drop_next.is_some_and(|next| next <= now) {
+                self.codel.count = self.codel.count.saturating_add(1);
+                self.codel.drop_next = self.codel.drop_next.map(|next| next + self.codel.spacing());
+                if let Some(marked) = mark(&datagram, prefix) {
+                    losses.marked += 1;
+                    return Some(marked);
+                }
+                losses.dropped += 1;
+                let Some(next) = self.take(now) else {
+                    self.codel.dropping = false;
+                    return None;
+                };
+                (datagram, late) = next;
+                self.codel.dropping = late;
+            }
+        } else if late {
+            self.codel.begin(now);
+            if let Some(marked) = mark(&datagram, prefix) {
+                losses.marked += 1;
+                return Some(marked);
+            }
+            losses.dropped += 1;
+            (datagram, _) = self.take(now)?;
+        }
+        Some(datagram)
+    }
+
+    /// The first datagram, and whether it may be dropped: the queue has stood too long.
+    fn take(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+        let Some((since, datagram)) = self.waiting.pop_front() else {
+            self.codel.first_above = None;
+            return None;
+        };
+        self.bytes -= datagram.len();
+        let waited = now.saturating_duration_since(since);
+        if waited < TARGET || self.bytes <= FLOOR {
+            self.codel.first_above = None;
+            return Some((datagram, false));
+        }
+        let first_above = *self.codel.first_above.get_or_insert(now + INTERVAL);
+        Some((datagram, now >= first_above))
+    }
+}
+
+impl CoDel {
+    /// Starts dropping; soon after the last time it goes on at the rate it had reached.
+    fn begin(&mut self, now: Instant) {
+        let recently = self
+            .drop_next
+            .is_some_and(|next| now.saturating_duration_since(next) < 16 * INTERVAL);
+        let reached = self.count.saturating_sub(self.last_count);
+        self.count = if recently && reached > 1 { reached } else { 1 };
+        self.last_count = self.count;
+        self.dropping = true;
+        self.drop_next = Some(now + self.spacing());
+    }
+
+    /// The time between two drops: the interval over the square root of their number.
+    fn spacing(&self) -> Duration {
+        INTERVAL.div_f64(f64::from(self.count.max(1)).sqrt())
+    }
+}
+
+/// A copy of the datagram whose IP packet says "congestion experienced" (RFC 3168 §5), if its sender
+/// speaks ECN.
+fn mark(datagram: &Bytes, prefix: usize) -> Option<Bytes> {
+    let packet = datagram.get(prefix..)?;
+    if !ip::is_ecn_capable(packet) {
+        return None;
+    }
+    let mut copy = BytesMut::from(&datagram[..]);
+    ip::mark_congestion(copy.get_mut(prefix..)?);
+    Some(copy.freeze())
+}
+
+#[cfg(test)]
+mod tests;

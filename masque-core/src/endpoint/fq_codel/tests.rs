@@ -1,0 +1,206 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const PREFIX: usize = 2;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant comes from nowhere else; only differences count"
+)]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+/// A datagram of `size` bytes that says which flow and which number it is.
+fn datagram(flow: u8, number: u32, size: usize, ecn: u8) -> Bytes {
+    let mut bytes = vec![0; PREFIX + size.max(28)];
+    let packet = &mut bytes[PREFIX..];
+    packet[0] = 0x45;
+    packet[1] = ecn;
+    packet[20] = flow;
+    packet[21..25].copy_from_slice(&number.to_be_bytes());
+    Bytes::from(bytes)
+}
+
+fn read(datagram: &Bytes) -> (u8, u32) {
+    let packet = &datagram[PREFIX..];
+    (
+        packet[20],
+        u32::from_be_bytes([packet[21], packet[22], packet[23], packet[24]]),
+    )
+}
+
+fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+/// Serves `rate` datagrams a millisecond for `time`, while `offered` a millisecond come in.
+fn overload(queue: &mut TunnelQueue, start: Instant, time: u64, offered: u32, rate: u32) {
+    for at in 0..time {
+        let now = start + ms(at);
+        queue.push(
+            now,
+            7,
+            (0..offered).map(|number| datagram(7, number, 1400, 0)),
+        );
+        for _ in 0..rate {
+            let _ = queue.pop(now, PREFIX);
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_does_not_stand_loses_nothing() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    overload(&mut queue, start, 2_000, 3, 3);
+    assert_eq!(queue.take_losses(), Losses::default());
+}
+
+#[test]
+fn a_burst_shorter_than_the_interval_loses_nothing() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(start, 1, (0..90).map(|number| datagram(1, number, 1400, 0)));
+    let served = (0..95).filter_map(|at| queue.pop(start + ms(at), PREFIX));
+    assert_eq!(
+        served.map(|it| read(&it).1).collect::<Vec<_>>(),
+        (0..90).collect::<Vec<_>>()
+    );
+    assert_eq!(queue.take_losses(), Losses::default());
+}
+
+#[test]
+fn a_standing_queue_loses_packets_and_ever_more_of_them() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    overload(&mut queue, start, 1_000, 2, 1);
+    let first = queue.take_losses().dropped;
+    overload(&mut queue, start + ms(1_000), 1_000, 2, 1);
+    let second = queue.take_losses().dropped;
+    assert!(first > 5 && second > first, "{first} then {second}");
+}
+
+#[test]
+fn a_flow_that_speaks_ecn_is_marked_instead() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(
+        start,
+        1,
+        (0..1000).map(|number| datagram(1, number, 1400, 2)),
+    );
+    let out: Vec<Bytes> = (0..400)
+        .filter_map(|at| queue.pop(start + ms(at), PREFIX))
+        .collect();
+    let losses = queue.take_losses();
+    let marked = out.iter().filter(|it| it[PREFIX + 1] & 3 == 3).count();
+    assert!(losses.marked > 1 && losses.dropped == 0, "{losses:?}");
+    assert_eq!(losses.marked, marked as u64);
+    assert_eq!(out.len(), 400);
+}
+
+#[test]
+fn a_sparse_flow_is_served_at_once_beside_a_standing_one() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(
+        start,
+        1,
+        (0..500).map(|number| datagram(1, number, 1400, 0)),
+    );
+    for _ in 0..20 {
+        assert!(queue.pop(start, PREFIX).is_some());
+    }
+    queue.push(start, 2, std::iter::once(datagram(2, 0, 160, 0)));
+    assert_eq!(read(&queue.pop(start, PREFIX).expect("queued")).0, 2);
+}
+
+#[test]
+fn two_standing_flows_share_alike() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(
+        start,
+        1,
+        (0..2000).map(|number| datagram(1, number, 1400, 0)),
+    );
+    queue.push(
+        start,
+        2,
+        (0..2000).map(|number| datagram(2, number, 700, 0)),
+    );
+    let mut bytes = [0usize; 3];
+    for _ in 0..900 {
+        let next = queue.pop(start, PREFIX).expect("queued");
+        bytes[usize::from(read(&next).0)] += next.len();
+    }
+    let ratio = bytes[1] as f64 / bytes[2] as f64;
+    assert!((0.9..1.1).contains(&ratio), "{bytes:?}");
+}
+
+#[test]
+fn room_is_made_by_the_fattest_flow() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(
+        start,
+        1,
+        (0..100).map(|number| datagram(1, number, 1400, 0)),
+    );
+    queue.push(start, 2, (0..3).map(|number| datagram(2, number, 1400, 0)));
+    assert_eq!(queue.shed(), 50);
+    let left: Vec<_> = std::iter::from_fn(|| queue.pop(start, PREFIX))
+        .map(|it| read(&it))
+        .collect();
+    assert_eq!(left.iter().filter(|it| it.0 == 2).count(), 3);
+    assert!(
+        left.contains(&(1, 99)) && !left.contains(&(1, 0)),
+        "it drops from the head"
+    );
+    assert_eq!((queue.bytes(), queue.len(), queue.shed()), (0, 0, 0));
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_uncounted_or_reordered_within_a_flow(
+        operations in prop::collection::vec((0u8..4, 0u8..5, 1usize..20, 0u64..30), 1..300),
+    ) {
+        let start = origin();
+        let mut queue = TunnelQueue::default();
+        let (mut now, mut pushed, mut popped, mut shed) = (start, 0u64, 0u64, 0u64);
+        let mut next = [0u32; 5];
+        let mut last = [None::<u32>; 5];
+        for (what, flow, count, wait) in operations {
+            now += ms(wait);
+            match what {
+                0 | 1 => {
+                    let from = next[usize::from(flow)];
+                    let numbers = from..from + count as u32;
+                    next[usize::from(flow)] = numbers.end;
+                    pushed += count as u64;
+                    let datagrams = numbers.map(|number| datagram(flow, number, 100 * (1 + usize::from(flow)), 0));
+                    queue.push(now, u32::from(flow), datagrams);
+                }
+                2 => for _ in 0..count {
+                    let Some(out) = queue.pop(now, PREFIX) else { break };
+                    let (flow, number) = read(&out);
+                    prop_assert!(last[usize::from(flow)].is_none_or(|last| last < number));
+                    if number % 7 == 3 {
+                        queue.push_front(out);
+                        break;
+                    }
+                    last[usize::from(flow)] = Some(number);
+                    popped += 1;
+                },
+                _ => shed += queue.shed(),
+            }
+            let dropped = queue.losses.dropped;
+            prop_assert_eq!(pushed, popped + shed + dropped + queue.len() as u64);
+        }
+        while queue.pop(now, PREFIX).is_some() {}
+        prop_assert_eq!((queue.bytes(), queue.len(), queue.by_bucket.len()), (0, 0, 0));
+        prop_assert!(queue.flows.len() <= 1);
+    }
+}
