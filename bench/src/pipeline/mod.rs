@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 pub use tls::Cipher;
-pub use traffic::Workload;
+pub use traffic::{Traffic, Workload};
 
 /// The round trip of the virtual path.
 pub const ROUND_TRIP: Duration = Duration::from_micros(100);
@@ -352,4 +352,43 @@ fn addresses() -> (SocketAddr, SocketAddr) {
         SocketAddr::from(([198, 51, 100, 1], 50_000)),
         SocketAddr::from(([203, 0, 113, 1], 443)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Make = fn(&Settings) -> Result<Pipeline, PipelineError>;
+
+    #[test]
+    fn what_goes_in_comes_out_whichever_way_and_nothing_is_lost() {
+        let udp = Workload::Udp { payload: 64 };
+        for make in [Pipeline::tunnel as Make, Pipeline::bare] {
+            for (workload, down) in [(Settings::default().workload, false), (udp, true)] {
+                let settings = Settings {
+                    workload,
+                    down,
+                    ..Settings::default()
+                };
+                let mut pipeline = make(&settings).expect("both ends are ours");
+                let passed = pipeline.run(5_000).expect("nothing is lost in memory");
+                assert!(passed.packets >= 5_000, "{passed:?}");
+                assert_eq!(pipeline.lost(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_tcp_flow_leaves_in_super_packets_only_if_the_device_takes_them() {
+        for coalesce in [true, false] {
+            let settings = Settings {
+                coalesce,
+                ..Settings::default()
+            };
+            let mut pipeline = Pipeline::tunnel(&settings).expect("both ends are ours");
+            let passed = pipeline.run(4_800).expect("nothing is lost in memory");
+            let each = passed.packets / passed.frames;
+            assert_eq!(each > 20, coalesce, "{passed:?}");
+        }
+    }
 }
