@@ -60,8 +60,8 @@ pub struct PumpOptions {
 impl Default for PumpOptions {
     fn default() -> Self {
         Self {
-            receives: 16,
-            reads: 32,
+            receives: 8,
+            reads: 8,
             sends: 64,
             events: 256,
             max_segments: 64,
@@ -247,6 +247,8 @@ impl<A: App, I: Io> Pump<A, I> {
         self.timeouts(now);
         again |= self.output(now);
         self.links.sync(&self.io);
+        // What came during output has not been tried yet, and nobody waits for it to become readable.
+        again |= self.links.any_readable();
         if self.stop && !self.stopped {
             self.stopped = true;
             self.output_for(now, LAST_SENDS);

@@ -76,6 +76,12 @@ impl Links {
         }
     }
 
+    /// Whether any socket or device may have something to read.
+    pub(super) fn any_readable(&self) -> bool {
+        let sockets = self.sockets.iter().any(|link| link.readable);
+        sockets || self.ports.iter().any(|link| link.readable)
+    }
+
     /// Whether any came or went since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

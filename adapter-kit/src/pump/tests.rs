@@ -3,8 +3,12 @@
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::time::SystemTime;
 
-use masque_core::endpoint::{PortId, RecvMeta, SocketId, Transmit};
+use masque_core::endpoint::{
+    Config, Entropy, Event, Limits, PortId, RecvMeta, SocketId, Transmit, TransportProfile,
+};
+use masque_core::session::SessionConfig;
 use masque_core::wire::offload::{TunFrame, VnetHdr};
 
 use super::*;
@@ -44,7 +48,9 @@ impl Scripted {
 
 impl Sockets for Scripted {
     fn add(&mut self, _: UdpSocket) -> io::Result<SocketId> {
-        Err(ErrorKind::Unsupported.into())
+        let id = SocketId(SOCKET.0 + self.sockets.len() as u32);
+        self.sockets.push(id);
+        Ok(id)
     }
 
     fn remove(&mut self, socket: SocketId) {
@@ -312,4 +318,37 @@ fn a_frame_the_device_refuses_is_counted_and_the_next_is_written() {
     bench.write(3, 6);
     assert_eq!(bench.counters.write_errors, 1);
     assert_eq!(bench.io.frames, 2);
+}
+
+/// Adds a socket in its first callback, when the turn's sockets are known already.
+struct Adds;
+
+impl App for Adds {
+    type Message = ();
+
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        cx.sockets.add(socket).expect("it takes everything");
+    }
+
+    fn on_event(&mut self, _: &mut Cx<'_>, _: Event) {}
+
+    fn on_message(&mut self, _: &mut Cx<'_>, (): ()) {}
+}
+
+#[test]
+fn a_socket_that_came_during_a_turn_is_read_in_the_next_without_waiting() {
+    let config = Config {
+        server: None,
+        transport: TransportProfile::default(),
+        limits: Limits::default(),
+        session: SessionConfig::default(),
+        ports: Vec::new(),
+    };
+    let now = Instant::now();
+    let entropy = Entropy::from_seed([1; 32]);
+    let endpoint = Endpoint::new(now, SystemTime::now(), config, entropy).expect("defaults");
+    let mut pump = Pump::new(endpoint, Scripted::new(), Adds).expect("descriptors");
+    assert!(pump.turn(now).expect("no timer").again);
+    assert!(!pump.turn(now).expect("no timer").again);
 }

@@ -107,10 +107,19 @@ impl Sum {
 }
 
 /// A lane gains less than 2^32 per chunk, so 2^32 chunks fit before it could overflow.
+///
+/// The chunk is copied and all of it widened before anything is added: written so, and not otherwise,
+/// the loops become vector code in [`Sum::add`] too (25 ns for 1,328 bytes instead of 155).
 #[inline(always)]
 fn accumulate(lanes: &mut [u64; CHUNK / 4], chunk: &[u8; CHUNK]) {
-    for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
-        *lane += u64::from(u32::from_ne_bytes(*word));
+    let chunk = *chunk;
+    let (words, _) = chunk.as_chunks::<4>();
+    let mut wide = [0; CHUNK / 4];
+    for (wide, word) in wide.iter_mut().zip(words) {
+        *wide = u64::from(u32::from_ne_bytes(*word));
+    }
+    for (lane, wide) in lanes.iter_mut().zip(wide) {
+        *lane += wide;
     }
 }
 
