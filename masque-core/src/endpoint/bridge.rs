@@ -142,11 +142,11 @@ impl Bridge {
         self.conn.datagrams().max_size().filter(|&size| size > 0)
     }
 
-    /// How many bytes of datagrams QUIC is to be given now.
+    /// How many bytes of datagrams QUIC is to be given now, and how many it may hold at all.
     ///
     /// No more than an eighth of the congestion window waits in its own queue, where nobody decides
     /// about it: a few milliseconds on a slow path; on a fast one enough for a full send with GSO.
-    pub(super) fn datagram_room(&mut self) -> usize {
+    pub(super) fn datagram_room(&mut self) -> (usize, usize) {
         let window = usize::try_from(self.conn.congestion_state().window()).unwrap_or(usize::MAX);
         let mtu = usize::from(self.conn.current_mtu());
         let goal = (window / 8)
@@ -155,7 +155,7 @@ impl Bridge {
         let waiting = self
             .datagram_buffer
             .saturating_sub(self.conn.datagrams().send_buffer_space());
-        goal.saturating_sub(waiting)
+        (goal.saturating_sub(waiting), goal)
     }
 
     /// Hands one DATAGRAM payload to QUIC.

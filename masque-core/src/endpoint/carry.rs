@@ -118,7 +118,10 @@ impl Endpoint {
     /// decides what waits and what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
         let largest = conn.bridge.max_datagram().unwrap_or(0);
-        let mut room = conn.bridge.datagram_room();
+        let (mut room, goal) = conn.bridge.datagram_room();
+        // Long turns keep the packets of a flow together, which the far end then writes as one; short
+        // ones keep others from waiting. On a fast path both are had.
+        let quantum = goal / 2;
         let mut idle = 0;
         while idle < conn.tunnels.len() {
             conn.turn = (conn.turn + 1) % conn.tunnels.len();
@@ -128,7 +131,7 @@ impl Endpoint {
             }
             let prefix = tunnel.header.map_or(0, |header| header.as_slice().len());
             let before = tunnel.queue.bytes();
-            let datagram = tunnel.queue.pop(now, prefix);
+            let datagram = tunnel.queue.pop(now, prefix, quantum);
             self.fwd.queued_bytes -= before - tunnel.queue.bytes();
             let losses = tunnel.queue.take_losses();
             if losses.dropped + losses.marked > 0 {

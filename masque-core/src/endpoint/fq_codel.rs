@@ -22,8 +22,6 @@ const TARGET: Duration = Duration::from_millis(5);
 /// For how long they may wait longer than that before one is dropped: a round trip of the slowest
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What a flow may send in its turn, in bytes: a few packets, so that batches of equal size form.
-const QUANTUM: isize = 6 * 1024;
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
 const FLOOR: usize = 1600;
 /// Over how many queues flows are spread.
@@ -107,8 +105,11 @@ impl TunnelQueue {
         self.front.push_front(datagram);
     }
 
-    /// The next datagram. `prefix` bytes stand before the IP packet in each.
-    pub(super) fn pop(&mut self, now: Instant, prefix: usize) -> Option<Bytes> {
+    /// The next datagram. `prefix` bytes stand before the IP packet in each; a flow may send `quantum`
+    /// bytes in its turn.
+    pub(super) fn pop(&mut self, now: Instant, prefix: usize, quantum: usize) -> Option<Bytes> {
+        // Less than a packet would only mean more rounds.
+        let quantum = isize::try_from(quantum).unwrap_or(isize::MAX).max(1514);
         if let Some(datagram) = self.front.pop_front() {
             self.bytes -= datagram.len();
             self.datagrams -= 1;
@@ -123,8 +124,10 @@ impl TunnelQueue {
             };
             let slot = *list.front()?;
             let flow = &mut self.flows[slot];
+            // A new flow begins with a whole turn; a quantum that has shrunk since holds for all.
+            flow.credit = flow.credit.min(quantum);
             if flow.credit <= 0 {
-                flow.credit += QUANTUM;
+                flow.credit += quantum;
                 list.pop_front();
                 self.established.push_back(slot);
                 continue;
@@ -208,14 +211,14 @@ impl Flow {
             bucket,
             waiting: VecDeque::new(),
             bytes: 0,
-            credit: QUANTUM,
+            credit: isize::MAX,
             codel: CoDel::default(),
         }
     }
 
     fn renew(&mut self, bucket: u32) {
         self.bucket = bucket;
-        self.credit = QUANTUM;
+        self.credit = isize::MAX;
         self.codel = CoDel::default();
     }
 

@@ -187,6 +187,7 @@ fn transport_config(
         let mut discovery = MtuDiscoveryConfig::default();
         discovery
             .upper_bound(profile.max_mtu.max(profile.initial_mtu))
+            .minimum_change(8)
             .interval(Duration::from_secs(600));
         discovery
     }));

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 const PREFIX: usize = 2;
+const QUANTUM: usize = 6 * 1024;
 
 #[expect(
     clippy::disallowed_methods,
@@ -45,7 +46,7 @@ fn overload(queue: &mut TunnelQueue, start: Instant, time: u64, offered: u32, ra
             (0..offered).map(|number| datagram(7, number, 1400, 0)),
         );
         for _ in 0..rate {
-            let _ = queue.pop(now, PREFIX);
+            let _ = queue.pop(now, PREFIX, QUANTUM);
         }
     }
 }
@@ -63,7 +64,7 @@ fn a_burst_shorter_than_the_interval_loses_nothing() {
     let start = origin();
     let mut queue = TunnelQueue::default();
     queue.push(start, 1, (0..90).map(|number| datagram(1, number, 1400, 0)));
-    let served = (0..95).filter_map(|at| queue.pop(start + ms(at), PREFIX));
+    let served = (0..95).filter_map(|at| queue.pop(start + ms(at), PREFIX, QUANTUM));
     assert_eq!(
         served.map(|it| read(&it).1).collect::<Vec<_>>(),
         (0..90).collect::<Vec<_>>()
@@ -92,7 +93,7 @@ fn a_flow_that_speaks_ecn_is_marked_instead() {
         (0..1000).map(|number| datagram(1, number, 1400, 2)),
     );
     let out: Vec<Bytes> = (0..400)
-        .filter_map(|at| queue.pop(start + ms(at), PREFIX))
+        .filter_map(|at| queue.pop(start + ms(at), PREFIX, QUANTUM))
         .collect();
     let losses = queue.take_losses();
     let marked = out.iter().filter(|it| it[PREFIX + 1] & 3 == 3).count();
@@ -111,10 +112,13 @@ fn a_sparse_flow_is_served_at_once_beside_a_standing_one() {
         (0..500).map(|number| datagram(1, number, 1400, 0)),
     );
     for _ in 0..20 {
-        assert!(queue.pop(start, PREFIX).is_some());
+        assert!(queue.pop(start, PREFIX, QUANTUM).is_some());
     }
     queue.push(start, 2, std::iter::once(datagram(2, 0, 160, 0)));
-    assert_eq!(read(&queue.pop(start, PREFIX).expect("queued")).0, 2);
+    assert_eq!(
+        read(&queue.pop(start, PREFIX, QUANTUM).expect("queued")).0,
+        2
+    );
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn two_standing_flows_share_alike() {
     );
     let mut bytes = [0usize; 3];
     for _ in 0..900 {
-        let next = queue.pop(start, PREFIX).expect("queued");
+        let next = queue.pop(start, PREFIX, QUANTUM).expect("queued");
         bytes[usize::from(read(&next).0)] += next.len();
     }
     let ratio = bytes[1] as f64 / bytes[2] as f64;
@@ -151,7 +155,7 @@ fn room_is_made_by_the_fattest_flow() {
     );
     queue.push(start, 2, (0..3).map(|number| datagram(2, number, 1400, 0)));
     assert_eq!(queue.shed(), 50);
-    let left: Vec<_> = std::iter::from_fn(|| queue.pop(start, PREFIX))
+    let left: Vec<_> = std::iter::from_fn(|| queue.pop(start, PREFIX, QUANTUM))
         .map(|it| read(&it))
         .collect();
     assert_eq!(left.iter().filter(|it| it.0 == 2).count(), 3);
@@ -184,7 +188,7 @@ proptest! {
                     queue.push(now, u32::from(flow), datagrams);
                 }
                 2 => for _ in 0..count {
-                    let Some(out) = queue.pop(now, PREFIX) else { break };
+                    let Some(out) = queue.pop(now, PREFIX, QUANTUM) else { break };
                     let (flow, number) = read(&out);
                     prop_assert!(last[usize::from(flow)].is_none_or(|last| last < number));
                     if number % 7 == 3 {
@@ -199,7 +203,7 @@ proptest! {
             let dropped = queue.losses.dropped;
             prop_assert_eq!(pushed, popped + shed + dropped + queue.len() as u64);
         }
-        while queue.pop(now, PREFIX).is_some() {}
+        while queue.pop(now, PREFIX, QUANTUM).is_some() {}
         prop_assert_eq!((queue.bytes(), queue.len(), queue.by_bucket.len()), (0, 0, 0));
         prop_assert!(queue.flows.len() <= 1);
     }
