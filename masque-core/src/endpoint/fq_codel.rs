@@ -24,6 +24,8 @@ const TARGET: Duration = Duration::from_millis(5);
 const INTERVAL: Duration = Duration::from_millis(100);
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
 const FLOOR: usize = 1600;
+/// After so long without a packet a tunnel gives its memory back.
+const IDLE: Duration = Duration::from_secs(1);
 /// Over how many queues flows are spread.
 const BUCKETS: u32 = 1024;
 
@@ -39,6 +41,7 @@ pub(super) struct TunnelQueue {
     front: VecDeque<Bytes>,
     bytes: usize,
     datagrams: usize,
+    last: Option<Instant>,
     losses: Losses,
 }
 
@@ -90,6 +93,7 @@ impl TunnelQueue {
     pub(super) fn push(&mut self, now: Instant, flow: u32, datagrams: impl Iterator<Item = Bytes>) {
         let slot = self.slot(flow % BUCKETS);
         let flow = &mut self.flows[slot];
+        self.last = Some(now);
         for datagram in datagrams {
             flow.bytes += datagram.len();
             self.bytes += datagram.len();
@@ -151,6 +155,18 @@ impl TunnelQueue {
         }
     }
 
+    /// Gives memory back when nothing has come for a while: idle tunnels are many.
+    pub(super) fn rest(&mut self, now: Instant) {
+        let idle = |last| now.saturating_duration_since(last) >= IDLE;
+        if self.datagrams == 0 && self.last.is_some_and(idle) {
+            let losses = self.losses;
+            *self = Self {
+                losses,
+                ..Self::default()
+            };
+        }
+    }
+
     /// Makes room at the cost of the flow that uses most: drops from its head up to half of what it
     /// has, at most 64 datagrams at once (RFC 8290 §4.1). Gives how many were dropped; 0 if none are left.
     pub(super) fn shed(&mut self) -> u64 {
@@ -191,16 +207,9 @@ impl TunnelQueue {
         self.by_bucket.remove(&self.flows[slot].bucket);
         self.free.push(slot);
         if self.by_bucket.is_empty() {
-            // Keep one flow's buffers for the next packet; a burst of many flows leaves nothing behind.
+            // One flow's buffer is kept for the next packet; a burst of many flows leaves nothing behind.
             self.flows.truncate(1);
             self.free.retain(|&slot| slot == 0);
-            if let Some(flow) = self
-                .flows
-                .first_mut()
-                .filter(|flow| flow.waiting.capacity() > 4096)
-            {
-                flow.waiting.shrink_to(4096);
-            }
         }
     }
 }

@@ -31,6 +31,9 @@ impl Endpoint {
             conn.armed = None;
             let id = conn.id;
             conn.bridge.handle_timeout(now);
+            for tunnel in &mut conn.tunnels {
+                tunnel.queue.rest(now);
+            }
             let expired = conn.expires.is_some_and(|expires| expires <= now);
             let too_slow = conn.handshake_by.is_some_and(|by| by <= now);
             self.trace(Some(id), || What::Fired { reason: "deadline" });

@@ -166,6 +166,25 @@ fn room_is_made_by_the_fattest_flow() {
     assert_eq!((queue.bytes(), queue.len(), queue.shed()), (0, 0, 0));
 }
 
+#[test]
+fn an_idle_queue_holds_no_memory() {
+    let start = origin();
+    let mut queue = TunnelQueue::default();
+    queue.push(
+        start,
+        1,
+        (0..1000).map(|number| datagram(1, number, 1400, 0)),
+    );
+    while queue.pop(start, PREFIX, QUANTUM).is_some() {}
+    queue.rest(start + ms(999));
+    assert!(queue.flows.capacity() > 0, "it may go on in a moment");
+    queue.rest(start + ms(1000));
+    assert_eq!((queue.flows.capacity(), queue.fresh.capacity()), (0, 0));
+    queue.push(start + ms(1000), 1, std::iter::once(datagram(1, 0, 100, 0)));
+    queue.rest(start + ms(9000));
+    assert_eq!(queue.len(), 1, "what waits is kept");
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost_uncounted_or_reordered_within_a_flow(
