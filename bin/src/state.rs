@@ -51,6 +51,8 @@ impl State {
     /// The folder cannot be used, or holds the state of a newer version.
     pub fn open(folder: &Path) -> Result<(Self, Option<String>), Failure> {
         files::private_folder(folder).map_err(|error| refused(folder, "cannot make", &error))?;
+        files::remove_unfinished(folder)
+            .map_err(|error| refused(folder, "cannot clean up", &error))?;
         let secret = secret(&folder.join("secret"))?;
         let (leases, warning) = read_leases(&folder.join("leases.json"))?;
         let state = Self {

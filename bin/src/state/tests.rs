@@ -91,3 +91,14 @@ fn a_removed_lease_is_gone_after_saving() {
     let (again, _) = State::open(folder.path()).unwrap();
     assert_eq!(again.leases(), [lease("b", "10.0.0.3", 2)]);
 }
+
+#[test]
+fn what_a_crash_left_half_written_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    State::open(folder.path()).unwrap();
+    fs::write(folder.path().join(".masque-x7Yz2"), "half").unwrap();
+    State::open(folder.path()).unwrap();
+    let left = fs::read_dir(folder.path()).unwrap();
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["secret"]);
+}

@@ -156,12 +156,11 @@ add rule ip block way ip saddr 192.0.2.2 drop";
     });
 }
 
-/// Whether the server has written that these addresses are taken.
+/// Whether the server has written that these addresses are taken: in the file itself, not in the one
+/// that is about to replace it.
 fn leased(world: &World, addresses: &[IpAddr]) -> bool {
-    let files = std::fs::read_dir(world.path("state")).unwrap();
-    let text: String = files
-        .filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok())
-        .collect();
+    let file = std::path::Path::new(&world.path("state")).join("leases.json");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
     addresses
         .iter()
         .all(|address| text.contains(&format!("\"{address}\"")))
