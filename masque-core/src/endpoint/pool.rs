@@ -104,7 +104,6 @@ impl AddressBook {
     pub(super) fn lease(
         &mut self,
         identity: &Identity,
-        wanted: &[IpAddr],
         now: SystemTime,
     ) -> Result<(Vec<IpPrefix>, Option<Lease>), Exhausted> {
         if let Some(addresses) = self.statics.get(identity) {
@@ -120,11 +119,10 @@ impl AddressBook {
             if addresses.iter().any(|&address| prefix.contains(address)) {
                 continue;
             }
-            match self.allocate(index, wanted, now) {
+            match self.allocate(index) {
                 Ok(address) => addresses.push(address),
-                Err(exhausted) if self.leases.contains_key(identity) && !addresses.is_empty() => {
-                    let _ = exhausted;
-                }
+                // A lease stays good where a pool that came later has nothing to add.
+                Err(_) if self.leases.contains_key(identity) && !addresses.is_empty() => {}
                 Err(exhausted) => {
                     for address in addresses {
                         self.taken.remove(&address);
@@ -147,10 +145,10 @@ impl AddressBook {
     }
 
     /// One address of each pool for as long as one tunnel lives.
-    pub(super) fn lend(&mut self, now: SystemTime) -> Result<Vec<IpPrefix>, Exhausted> {
+    pub(super) fn lend(&mut self) -> Result<Vec<IpPrefix>, Exhausted> {
         let mut lent = Vec::new();
         for index in 0..self.pools.len() {
-            match self.allocate(index, &[], now) {
+            match self.allocate(index) {
                 Ok(address) => {
                     self.lent += 1;
                     lent.push(IpPrefix::host(address));
@@ -295,20 +293,7 @@ impl AddressBook {
         all.find(|prefix| prefix.contains(address))
     }
 
-    fn allocate(
-        &mut self,
-        index: usize,
-        wanted: &[IpAddr],
-        _now: SystemTime,
-    ) -> Result<IpAddr, Exhausted> {
-        let prefix = self.pools[index].prefix;
-        if let Some(&address) = wanted
-            .iter()
-            .find(|&&address| prefix.contains(address) && self.is_free(address))
-        {
-            self.taken.insert(address);
-            return Ok(address);
-        }
+    fn allocate(&mut self, index: usize) -> Result<IpAddr, Exhausted> {
         let (first, last, cursor) = {
             let pool = &self.pools[index];
             (pool.first, pool.last, pool.cursor)

@@ -120,8 +120,8 @@ impl Endpoint {
         let wall = self.clock.now();
         let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
         let given = match &leased {
-            Some(identity) => self.book.lease(identity, &[], wall),
-            None => self.book.lend(wall).map(|addresses| (addresses, None)),
+            Some(identity) => self.book.lease(identity, wall),
+            None => self.book.lend().map(|addresses| (addresses, None)),
         };
         let Ok((addresses, changed)) = given else {
             self.refuse(

@@ -29,7 +29,7 @@ fn book(pools: &[&str], gateways: &[&str]) -> AddressBook {
 fn network_broadcast_and_gateway_are_nobodys() {
     let mut book = book(&["10.0.0.0/29"], &["10.0.0.1"]);
     let mut given = Vec::new();
-    while let Ok(lent) = book.lend(SystemTime::UNIX_EPOCH) {
+    while let Ok(lent) = book.lend() {
         given.push(lent[0].address());
     }
     assert_eq!(
@@ -41,10 +41,7 @@ fn network_broadcast_and_gateway_are_nobodys() {
 #[test]
 fn a_huge_pool_costs_nothing_until_it_is_used() {
     let mut book = book(&["2001:db8::/32"], &["2001:db8::1"]);
-    assert_eq!(
-        book.lend(SystemTime::UNIX_EPOCH),
-        Ok(vec![prefix("2001:db8::2/128")])
-    );
+    assert_eq!(book.lend(), Ok(vec![prefix("2001:db8::2/128")]));
     assert_eq!(book.taken.len(), 2);
 }
 
@@ -52,14 +49,14 @@ fn a_huge_pool_costs_nothing_until_it_is_used() {
 fn an_identity_keeps_its_addresses_across_a_restart_whatever_the_order() {
     let mut first = book(&["10.0.0.0/24", "fd00::/64"], &["10.0.0.1", "fd00::1"]);
     let now = SystemTime::UNIX_EPOCH + DAY;
-    let (a, kept_a) = first.lease(&identity("a"), &[], now).expect("space");
-    let (b, kept_b) = first.lease(&identity("b"), &[], now).expect("space");
+    let (a, kept_a) = first.lease(&identity("a"), now).expect("space");
+    let (b, kept_b) = first.lease(&identity("b"), now).expect("space");
     let leases = [kept_a.expect("changed"), kept_b.expect("changed")];
     let pools = [prefix("10.0.0.0/24"), prefix("fd00::/64")];
     let gateways = [address("10.0.0.1"), address("fd00::1")];
     let mut second = AddressBook::new(&pools, &gateways, &[], &leases, DAY);
-    assert_eq!(second.lease(&identity("b"), &[], now).expect("space").0, b);
-    assert_eq!(second.lease(&identity("a"), &[], now).expect("space").0, a);
+    assert_eq!(second.lease(&identity("b"), now).expect("space").0, b);
+    assert_eq!(second.lease(&identity("a"), now).expect("space").0, a);
 }
 
 #[test]
@@ -70,23 +67,20 @@ fn static_addresses_are_given_to_nobody_else() {
     }];
     let mut book = AddressBook::new(&[prefix("10.0.0.0/24")], &[], &statics, &[], DAY);
     assert_eq!(
-        book.lease(&identity("s"), &[], SystemTime::UNIX_EPOCH)
+        book.lease(&identity("s"), SystemTime::UNIX_EPOCH)
             .expect("static")
             .0,
         [prefix("10.0.0.0/25")]
     );
-    assert_eq!(
-        book.lend(SystemTime::UNIX_EPOCH),
-        Ok(vec![prefix("10.0.0.128/32")])
-    );
+    assert_eq!(book.lend(), Ok(vec![prefix("10.0.0.128/32")]));
 }
 
 #[test]
 fn a_lease_ends_only_after_its_lifetime_and_only_when_unused() {
     let mut book = book(&["10.0.0.0/24"], &[]);
     let start = SystemTime::UNIX_EPOCH;
-    book.lease(&identity("a"), &[], start).expect("space");
-    book.lease(&identity("b"), &[], start).expect("space");
+    book.lease(&identity("a"), start).expect("space");
+    book.lease(&identity("b"), start).expect("space");
     assert_eq!(book.expire(start + DAY, |_| false), (vec![], vec![]));
     let later = start + DAY + Duration::from_secs(1);
     let (ended, renewed) = book.expire(later, |who| who.0 == "b");
@@ -107,11 +101,10 @@ fn an_exhausted_second_pool_leaves_nothing_behind_in_the_first() {
     let mut book = book(&["10.0.0.0/24", "fd00::/127"], &["fd00::", "fd00::1"]);
     let before = book.taken.clone();
     assert_eq!(
-        book.lease(&identity("a"), &[], SystemTime::UNIX_EPOCH)
-            .err(),
+        book.lease(&identity("a"), SystemTime::UNIX_EPOCH).err(),
         Some(Exhausted)
     );
-    assert_eq!(book.lend(SystemTime::UNIX_EPOCH), Err(Exhausted));
+    assert_eq!(book.lend(), Err(Exhausted));
     assert_eq!(book.taken, before);
 }
 
@@ -122,9 +115,9 @@ proptest! {
         let mut lent: Vec<Vec<IpPrefix>> = Vec::new();
         for (who, keep) in operations {
             if keep {
-                let _ = book.lease(&identity(&who.to_string()), &[], SystemTime::UNIX_EPOCH);
+                let _ = book.lease(&identity(&who.to_string()), SystemTime::UNIX_EPOCH);
             } else if who % 2 == 0 {
-                lent.extend(book.lend(SystemTime::UNIX_EPOCH));
+                lent.extend(book.lend());
             } else if !lent.is_empty() {
                 let back = lent.remove(usize::from(who) % lent.len());
                 book.give_back(&back);
