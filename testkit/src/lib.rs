@@ -10,6 +10,7 @@
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
 //! | [`scenario`] | worlds ready to run |
+//! | [`traffic`] | bulk flows, voice, named paths, and trials of tunnels by them |
 //! | [`lab`] | what `masque-lab` does: run and step |
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod lab;
 pub mod packet;
 pub mod scenario;
 pub mod seed;
+pub mod traffic;
 pub mod world;
 
 pub use seed::{Fnv, Seed};

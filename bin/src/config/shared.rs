@@ -74,6 +74,8 @@ pub enum Congestion {
     Bbr,
     /// A fixed rate: `rate` says which.
     Fixed,
+    /// Made for tunnels: by delay, not by loss.
+    Tunnel,
 }
 
 /// `[transport]`: QUIC on the path. What is left out keeps the default of the core.
@@ -126,6 +128,7 @@ impl TransportSection {
             (Congestion::Cubic, None) => CongestionControl::Cubic,
             (Congestion::NewReno, None) => CongestionControl::NewReno,
             (Congestion::Bbr, None) => CongestionControl::Bbr,
+            (Congestion::Tunnel, None) => CongestionControl::Tunnel,
         };
         let mut profile = TransportProfile {
             congestion,

@@ -26,6 +26,7 @@ mod carry;
 mod client;
 mod command;
 mod config;
+mod congestion;
 mod conn;
 mod counters;
 mod drive;
@@ -372,7 +373,11 @@ impl Endpoint {
             // A path that shrank may have brought errors for other tunnels.
             self.deliver_across(now);
             if let Some(transmit) = transmit {
-                return Some(self.sent(Some(id), ours(transmit, socket)));
+                let mut transmit = ours(transmit, socket);
+                if self.profile.congestion.is_relaxed() {
+                    transmit.ecn = None;
+                }
+                return Some(self.sent(Some(id), transmit));
             }
         }
         None

@@ -35,7 +35,7 @@ use masque_core::wire::offload::VnetHdr;
 
 pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
-pub use link::{LinkConfig, LinkStats};
+pub use link::{Bursts, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
 pub use trace::Trace;
 
@@ -159,6 +159,13 @@ impl World {
         self.links.get(&(from, to)).map(|link| link.stats)
     }
 
+    /// How long a packet put into the link from `from` to `to` now would wait for its transmitter.
+    #[must_use]
+    pub fn backlog(&self, from: NodeId, to: NodeId) -> Option<Duration> {
+        let link = self.links.get(&(from, to))?;
+        Some(link.backlog(self.now))
+    }
+
     /// Lets `input` happen at `at`, but not before now.
     pub fn schedule(&mut self, at: Duration, input: Input) {
         let at = at.max(self.now);
@@ -206,6 +213,14 @@ impl World {
     #[must_use]
     pub fn node_mut(&mut self, node: NodeId) -> &mut Node {
         &mut self.nodes[node.0]
+    }
+
+    /// Puts another host in the place of a node's.
+    ///
+    /// # Panics
+    /// If `node` is of another world.
+    pub fn set_host(&mut self, node: NodeId, host: Box<dyn Host>) {
+        self.nodes[node.0].host = host;
     }
 
     /// All nodes, in the order they were added.
@@ -385,6 +400,18 @@ impl World {
                     None
                 });
                 (Some(node), words)
+            }
+            Input::Outside { from, to, data } => {
+                let words = format!("-> outside {} bytes to {}", data.len(), to.0);
+                self.log(from, &words);
+                self.send_outside(from, to, data);
+                (Some(from), words)
+            }
+            Input::OutsideArrives { from, to, data } => {
+                let words = format!("<- outside {} bytes from {}", data.len(), from.0);
+                self.log(to, &words);
+                self.with_host(to, |host, cx| host.on_outside(cx, from, &data));
+                (Some(to), words)
             }
             Input::Connect { node, target } => {
                 let words = format!("<- connect {} {}", target.remote, target.server_name);

@@ -1,0 +1,375 @@
+//! The controller itself; its reasoning stands in the module above.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn_proto::RttEstimator;
+use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+
+use super::filter::{Largest, Least};
+
+/// The window before anything is known, in packets.
+const INITIAL: u64 = 32;
+/// Where the path is long, the window begins with this many bytes per second instead: the pacer spreads
+/// it, and flows inside begin gently themselves.
+const INITIAL_RATE: f64 = 10e6 / 8.0;
+/// The least window, in packets.
+const FLOOR: u64 = 4;
+/// The largest window there ever is, in bytes.
+const CEILING: u64 = 64 << 20;
+/// The queue held on the path, at least.
+const TARGET: Duration = Duration::from_millis(4);
+/// And as a part of the base round trip.
+const TARGET_PART: u32 = 16;
+/// For how long the shortest round trip counts.
+const BASE_SPAN: Duration = Duration::from_secs(10);
+/// Without a round trip near the base for so long, the queue is let run empty once.
+const STALE: Duration = Duration::from_secs(5);
+/// Loss beyond this share is congestion, whatever the delay says.
+const LOSS_LIMIT: f64 = 0.2;
+/// Cubic's constants (RFC 9438 §4.1).
+const BETA: f64 = 0.7;
+const C: f64 = 0.4;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Phase {
+    Startup { flat: u32, best: f64 },
+    Steady,
+    /// The queue is let run empty, then the window is as before.
+    Drain { restore: f64 },
+    Compete { since: Instant, origin: f64, k: f64 },
+}
+
+/// What is gathered in an interval.
+#[derive(Clone, Copy, Debug)]
+struct Interval {
+    begun: Instant,
+    /// A packet sent after the begin was acknowledged.
+    over: bool,
+    shortest: Duration,
+    sum: Duration,
+    samples: u32,
+    acked: u64,
+    lost: u64,
+    limited: bool,
+}
+
+impl Interval {
+    fn new(begun: Instant) -> Self {
+        Self {
+            begun,
+            over: false,
+            shortest: Duration::MAX,
+            sum: Duration::ZERO,
+            samples: 0,
+            acked: 0,
+            lost: 0,
+            limited: false,
+        }
+    }
+}
+
+/// Where a run of reductions began.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    window: f64,
+    rate: f64,
+    queue: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tunnel {
+    mtu: u64,
+    window: f64,
+    phase: Phase,
+    base: Least,
+    near_base: Instant,
+    jitter: Duration,
+    rate: Largest<10>,
+    interval: Interval,
+    run: Option<Run>,
+    growth: f64,
+    /// Cubic's W_max in bytes.
+    w_max: f64,
+    peak: Duration,
+    reduced: Instant,
+    started: bool,
+}
+
+impl Tunnel {
+    fn new(now: Instant, mtu: u16) -> Self {
+        let mtu = u64::from(mtu);
+        Self {
+            mtu,
+            window: (INITIAL * mtu) as f64,
+            phase: Phase::Startup { flat: 0, best: 0.0 },
+            base: Least::new(BASE_SPAN),
+            near_base: now,
+            jitter: Duration::ZERO,
+            rate: Largest::new(),
+            interval: Interval::new(now),
+            run: None,
+            growth: GROWTH,
+            w_max: 0.0,
+            peak: Duration::ZERO,
+            reduced: now,
+            started: false,
+        }
+    }
+
+    fn target(&self) -> Duration {
+        let base = self.base.get();
+        TARGET.max(base / TARGET_PART).max(self.jitter / 2)
+    }
+
+    /// What the path holds with a queue of the target, by the largest rate of late.
+    fn product(&self) -> f64 {
+        let trip = self.base.get() + self.target() + self.jitter;
+        self.rate.get() * trip.as_secs_f64()
+    }
+
+    fn set(&mut self, window: f64) {
+        let floor = (FLOOR * self.mtu) as f64;
+        self.window = window.clamp(floor, CEILING as f64);
+    }
+
+    fn end_interval(&mut self, now: Instant) {
+        let interval = std::mem::replace(&mut self.interval, Interval::new(now));
+        if interval.samples == 0 {
+            return;
+        }
+        let elapsed = now.saturating_duration_since(interval.begun);
+        let standing = interval.shortest;
+        let base = self.base.get();
+        let queue = standing.saturating_sub(base);
+        let mean = interval.sum / interval.samples;
+        let spread = (mean - standing).min(base + Duration::from_millis(25));
+        self.jitter = (self.jitter * 7 + spread) / 8;
+        let rate = interval.acked as f64 / elapsed.as_secs_f64().max(1e-6);
+        if interval.limited || rate > self.rate.get() {
+            self.rate.add(rate);
+        }
+        let loss = interval.lost as f64 / (interval.lost + interval.acked).max(1) as f64;
+        if queue <= self.target() / 2 {
+            self.near_base = now;
+        }
+        let excess = loss > LOSS_LIMIT && interval.samples >= 16;
+        match self.phase {
+            Phase::Startup { flat, best } => {
+                if !interval.limited {
+                    return;
+                }
+                let grown = rate >= best * 1.25;
+                let flat = if grown { 0 } else { flat + 1 };
+                let stands = queue > self.target().max(spread) && interval.samples >= 8;
+                self.phase = Phase::Startup {
+                    flat,
+                    best: best.max(rate),
+                };
+                if stands || flat >= 3 || excess {
+                    self.phase = Phase::Steady;
+                    self.set(self.product().min(self.window));
+                }
+            }
+            Phase::Steady => self.steady(now, &interval, standing, queue, rate, excess),
+            Phase::Drain { restore } => {
+                self.near_base = now;
+                self.phase = Phase::Steady;
+                self.set(restore);
+            }
+            Phase::Compete { since, origin, k } => {
+                self.peak = self.peak.max(queue);
+                if queue <= self.target() / 2 {
+                    self.phase = Phase::Steady;
+                    self.run = None;
+                    return;
+                }
+                if interval.limited {
+                    let unit = self.mtu as f64;
+                    let t = now.saturating_duration_since(since).as_secs_f64() - k;
+                    let cubic = (C * t * t * t) * unit + origin;
+                    let next = cubic.min(self.window * 1.5);
+                    if next > self.window {
+                        self.set(next);
+                    }
+                }
+            }
+        }
+    }
+
+    fn steady(
+        &mut self,
+        now: Instant,
+        interval: &Interval,
+        standing: Duration,
+        queue: Duration,
+        rate: f64,
+        excess: bool,
+    ) {
+        if excess {
+            self.set(self.product().max(self.window * BETA).min(self.window));
+            return;
+        }
+        if !interval.limited {
+            return;
+        }
+        let base = self.base.get();
+        let target = self.target();
+        if now.saturating_duration_since(self.near_base) > STALE && queue > target / 2 {
+            self.phase = Phase::Drain {
+                restore: self.window,
+            };
+            let held = self.rate.get() * base.as_secs_f64();
+            self.set((held * 0.75).min(self.window * 0.75));
+            return;
+        }
+        if queue <= target {
+            self.run = None;
+            if queue <= target / 2 {
+                self.set(self.window * (1.0 + self.growth));
+                self.growth = (self.growth * 2.0).min(0.5);
+            } else {
+                self.growth = GROWTH;
+                let want = (base + target).as_secs_f64() / standing.as_secs_f64();
+                self.set(self.window * want);
+            }
+            let most = 2.0 * self.product() + (INITIAL * self.mtu) as f64;
+            self.set(self.window.min(most));
+            return;
+        }
+        self.growth = GROWTH;
+        let run = *self.run.get_or_insert(Run {
+            window: self.window,
+            rate,
+            queue,
+        });
+        if self.window <= run.window * 0.75
+            && rate <= run.rate * 0.88
+            && queue >= run.queue.mul_f64(0.6)
+        {
+            // Less from us has not made the queue shorter: it is not ours.
+            self.run = None;
+            self.peak = self.peak.max(queue);
+            self.compete(now, run.window);
+            return;
+        }
+        let want = (base + target).as_secs_f64() / standing.as_secs_f64();
+        self.set(self.window * want.max(0.85));
+    }
+
+    fn compete(&mut self, now: Instant, window: f64) {
+        self.set(window);
+        self.w_max = self.w_max.max(window);
+        let k = cube_root((self.w_max - window).max(0.0) / self.mtu as f64 / C);
+        self.phase = Phase::Compete {
+            since: now,
+            origin: self.w_max,
+            k,
+        };
+    }
+}
+
+/// How much the window grows per interval without a queue, at first.
+const GROWTH: f64 = 1.0 / 16.0;
+
+/// By Newton's method: the standard library's differs between platforms.
+fn cube_root(value: f64) -> f64 {
+    if value <= 0.0 {
+        return 0.0;
+    }
+    let mut root = value.max(1.0);
+    for _ in 0..60 {
+        root -= (root * root * root - value) / (3.0 * root * root);
+    }
+    root
+}
+
+impl Controller for Tunnel {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        let sample = now.saturating_duration_since(sent);
+        self.base.add(now, sample);
+        let interval = &mut self.interval;
+        interval.shortest = interval.shortest.min(sample);
+        interval.sum += sample;
+        interval.samples += 1;
+        interval.acked += bytes;
+        interval.limited |= !app_limited;
+        interval.over |= sent >= interval.begun;
+        if !self.started {
+            self.started = true;
+            let start = INITIAL_RATE * rtt.get().as_secs_f64();
+            self.set(self.window.max(start));
+        }
+        if matches!(self.phase, Phase::Startup { .. }) && !app_limited {
+            self.set(self.window + bytes as f64);
+        }
+    }
+
+    fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
+        if self.interval.over {
+            self.end_interval(now);
+        }
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
+        self.interval.lost += lost;
+        if persistent {
+            // Nothing came through for several timeouts: whatever the path is now, it is another.
+            let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
+            let window = self.window.min((INITIAL * self.mtu) as f64);
+            *self = Self::new(now, mtu);
+            self.set(window);
+            return;
+        }
+        if let Phase::Compete { .. } = self.phase
+            && sent > self.reduced
+            && self.interval.samples > 0
+        {
+            let queue = self.interval.shortest.saturating_sub(self.base.get());
+            if queue * 2 >= self.peak {
+                self.reduced = now;
+                self.w_max = self.window;
+                self.peak = self.peak * 7 / 8;
+                self.compete(now, self.window * BETA);
+            }
+        }
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = u64::from(new_mtu);
+        self.set(self.window);
+    }
+
+    fn window(&self) -> u64 {
+        self.window as u64
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.window();
+        metrics
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        INITIAL * self.mtu
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Makes controllers for tunnels.
+#[derive(Debug, Default)]
+pub(in super::super) struct TunnelFactory;
+
+impl ControllerFactory for TunnelFactory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Tunnel::new(now, current_mtu))
+    }
+}
