@@ -203,6 +203,9 @@ fn transport_config(
         discovery
             .upper_bound(profile.max_mtu.max(profile.initial_mtu))
             .minimum_change(8)
+            // quinn-proto takes four separate losses found at once for a black hole, as the tail of any
+            // full queue makes them: soon after such a verdict it is put to the test again.
+            .black_hole_cooldown(Duration::from_millis(100))
             .interval(Duration::from_secs(600));
         discovery
     }));

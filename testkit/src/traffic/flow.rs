@@ -440,6 +440,7 @@ impl Sender {
 #[derive(Default)]
 pub struct Receiver {
     next: u64,
+    arrived: u64,
     /// What has arrived above `next`: first to one past the last.
     ranges: BTreeMap<u64, u64>,
     recent: VecDeque<u64>,
@@ -449,10 +450,10 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Packets that have arrived with none missing before them.
+    /// Packets that have arrived, each counted once.
     #[must_use]
-    pub fn delivered(&self) -> u64 {
-        self.next
+    pub fn arrived(&self) -> u64 {
+        self.arrived
     }
 
     /// Takes a packet, and gives the acknowledgement if one is due.
@@ -465,6 +466,7 @@ impl Receiver {
         if known {
             self.duplicates += 1;
         } else {
+            self.arrived += 1;
             self.insert(number);
         }
         self.recent.retain(|recent| *recent != number);

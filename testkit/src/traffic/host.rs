@@ -70,6 +70,7 @@ struct Bulk {
     plan: BulkPlan,
     sender: Option<Sender>,
     receiver: Receiver,
+    bytes: u64,
 }
 
 /// What a host has heard of the other's voice.
@@ -124,6 +125,7 @@ impl TrafficHost {
                 plan: *plan,
                 sender: None,
                 receiver: Receiver::default(),
+                bytes: 0,
             })
             .collect();
         self.voice = voice;
@@ -134,11 +136,10 @@ impl TrafficHost {
         self.next_voice = voice.map_or(Duration::MAX, |voice| voice.begin + phase);
     }
 
-    /// Bytes of a flow that have arrived here in order, headers not counted.
+    /// Bytes of a flow that have arrived here, each once, headers not counted.
     #[must_use]
     pub fn delivered(&self, flow: usize) -> u64 {
-        let flow = &self.flows[flow];
-        flow.receiver.delivered() * (flow.plan.size - HEADERS) as u64
+        self.flows[flow].bytes
     }
 
     /// The voice heard and sent here.
@@ -237,6 +238,7 @@ impl TrafficHost {
             return;
         };
         let Some((_, port, payload)) = packet::udp_of(&parsed) else {
+            self.take_icmp(&parsed);
             return;
         };
         let value = |index: usize| {
@@ -261,8 +263,13 @@ impl TrafficHost {
                     transmission,
                     at: Duration::from_nanos(at),
                 };
-                let receiver = &mut self.flows[flow].receiver;
-                if let Some(ack) = receiver.on_segment(cx.now, segment, marked) {
+                let bulk = &mut self.flows[flow];
+                let before = bulk.receiver.arrived();
+                let ack = bulk.receiver.on_segment(cx.now, segment, marked);
+                if bulk.receiver.arrived() > before {
+                    bulk.bytes += packet.len().saturating_sub(HEADERS) as u64;
+                }
+                if let Some(ack) = ack {
                     self.send_ack(cx, flow, &ack);
                 }
                 self.pump(cx, flow);
@@ -299,6 +306,20 @@ impl TrafficHost {
                 self.pump(cx, flow);
             }
             _ => {}
+        }
+    }
+
+    /// Fragmentation Needed (RFC 792, RFC 1191): smaller packets from now on.
+    fn take_icmp(&mut self, packet: &Packet<'_>) {
+        if packet.protocol == 1
+            && let [3, 4, _, _, _, _, high, low, ..] = packet.payload
+        {
+            let mtu = usize::from(u16::from_be_bytes([*high, *low]));
+            for flow in &mut self.flows {
+                if flow.plan.way == Way::Tunnel && mtu > 200 {
+                    flow.plan.size = flow.plan.size.min(mtu);
+                }
+            }
         }
     }
 

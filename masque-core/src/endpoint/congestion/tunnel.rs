@@ -10,10 +10,12 @@ use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use super::filter::{Largest, Least};
 
 /// The window before anything is known, in packets.
-const INITIAL: u64 = 32;
+const INITIAL: u64 = 16;
 /// Where the path is long, the window begins with this many bytes per second instead: the pacer spreads
 /// it, and flows inside begin gently themselves.
 const INITIAL_RATE: f64 = 10e6 / 8.0;
+/// How far ahead of the rate seen so far the window is while starting up.
+const AHEAD: f64 = 3.0;
 /// The least window, in packets.
 const FLOOR: u64 = 4;
 /// The largest window there ever is, in bytes.
@@ -52,7 +54,8 @@ struct Interval {
     samples: u32,
     acked: u64,
     lost: u64,
-    limited: bool,
+    /// Of `acked`, what was acknowledged while more was to be sent than the window allowed.
+    limited: u64,
 }
 
 impl Interval {
@@ -65,8 +68,13 @@ impl Interval {
             samples: 0,
             acked: 0,
             lost: 0,
-            limited: false,
+            limited: 0,
         }
+    }
+
+    /// Whether the window was what held the sender back for more than this share of the interval.
+    fn is_limited(&self, share: f64) -> bool {
+        self.limited as f64 > self.acked as f64 * share
     }
 }
 
@@ -86,6 +94,12 @@ pub(super) struct Tunnel {
     base: Least,
     near_base: Instant,
     jitter: Duration,
+    /// How much the shortest round trips of two intervals in a row differ, smoothed.
+    noise: Duration,
+    last_shortest: Duration,
+    /// The last eight round trips.
+    recent: [Duration; 8],
+    at: usize,
     rate: Largest<10>,
     interval: Interval,
     run: Option<Run>,
@@ -107,6 +121,10 @@ impl Tunnel {
             base: Least::new(BASE_SPAN),
             near_base: now,
             jitter: Duration::ZERO,
+            noise: Duration::ZERO,
+            last_shortest: Duration::MAX,
+            recent: [Duration::MAX; 8],
+            at: 0,
             rate: Largest::new(),
             interval: Interval::new(now),
             run: None,
@@ -120,7 +138,15 @@ impl Tunnel {
 
     fn target(&self) -> Duration {
         let base = self.base.get();
-        TARGET.max(base / TARGET_PART).max(self.jitter / 2)
+        TARGET.max(base / TARGET_PART).max(self.jitter / 4) + self.noise * 2
+    }
+
+    /// Whether even the quickest of the last packets met a queue.
+    fn is_late(&self) -> bool {
+        let base = self.base.get();
+        let margin = (base / 8).clamp(TARGET, Duration::from_millis(16));
+        let quickest = self.recent.iter().min().copied().unwrap_or_default();
+        quickest != Duration::MAX && quickest > base + margin + self.noise
     }
 
     /// What the path holds with a queue of the target, by the largest rate of late.
@@ -140,14 +166,19 @@ impl Tunnel {
             return;
         }
         let elapsed = now.saturating_duration_since(interval.begun);
-        let standing = interval.shortest;
         let base = self.base.get();
+        let before = std::mem::replace(&mut self.last_shortest, interval.shortest);
+        if before != Duration::MAX && interval.samples >= 4 {
+            let step = interval.shortest.abs_diff(before).min(base / 2);
+            self.noise = (self.noise * 7 + step) / 8;
+        }
+        let standing = interval.shortest;
         let queue = standing.saturating_sub(base);
         let mean = interval.sum / interval.samples;
         let spread = (mean - standing).min(base + Duration::from_millis(25));
         self.jitter = (self.jitter * 7 + spread) / 8;
         let rate = interval.acked as f64 / elapsed.as_secs_f64().max(1e-6);
-        if interval.limited || rate > self.rate.get() {
+        if interval.is_limited(0.5) || rate > self.rate.get() {
             self.rate.add(rate);
         }
         let loss = interval.lost as f64 / (interval.lost + interval.acked).max(1) as f64;
@@ -157,22 +188,23 @@ impl Tunnel {
         let excess = loss > LOSS_LIMIT && interval.samples >= 16;
         match self.phase {
             Phase::Startup { flat, best } => {
-                if !interval.limited {
-                    return;
-                }
-                let grown = rate >= best * 1.25;
+                let grown = rate >= best * 1.25 || !interval.is_limited(0.9);
                 let flat = if grown { 0 } else { flat + 1 };
-                let stands = queue > self.target().max(spread) && interval.samples >= 8;
+                let stands = queue > self.target() && interval.samples >= 8;
                 self.phase = Phase::Startup {
                     flat,
                     best: best.max(rate),
                 };
-                if stands || flat >= 3 || excess {
+                if interval.is_limited(0.5) && (stands || flat >= 3) || excess {
                     self.phase = Phase::Steady;
                     self.set(self.product().min(self.window));
                 }
             }
-            Phase::Steady => self.steady(now, &interval, standing, queue, rate, excess),
+            Phase::Steady => {
+                let calm = standing.min(before);
+                let calm_queue = calm.saturating_sub(base);
+                self.steady(now, &interval, calm, calm_queue, rate, excess);
+            }
             Phase::Drain { restore } => {
                 self.near_base = now;
                 self.phase = Phase::Steady;
@@ -185,7 +217,7 @@ impl Tunnel {
                     self.run = None;
                     return;
                 }
-                if interval.limited {
+                if interval.is_limited(0.5) {
                     let unit = self.mtu as f64;
                     let t = now.saturating_duration_since(since).as_secs_f64() - k;
                     let cubic = (C * t * t * t) * unit + origin;
@@ -211,7 +243,7 @@ impl Tunnel {
             self.set(self.product().max(self.window * BETA).min(self.window));
             return;
         }
-        if !interval.limited {
+        if !interval.is_limited(0.5) {
             return;
         }
         let base = self.base.get();
@@ -228,7 +260,7 @@ impl Tunnel {
             self.run = None;
             if queue <= target / 2 {
                 self.set(self.window * (1.0 + self.growth));
-                self.growth = (self.growth * 2.0).min(0.5);
+                self.growth = (self.growth * 2.0).min(0.25);
             } else {
                 self.growth = GROWTH;
                 let want = (base + target).as_secs_f64() / standing.as_secs_f64();
@@ -286,7 +318,7 @@ fn cube_root(value: f64) -> f64 {
 }
 
 impl Controller for Tunnel {
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _: &RttEstimator) {
         let sample = now.saturating_duration_since(sent);
         self.base.add(now, sample);
         let interval = &mut self.interval;
@@ -294,15 +326,23 @@ impl Controller for Tunnel {
         interval.sum += sample;
         interval.samples += 1;
         interval.acked += bytes;
-        interval.limited |= !app_limited;
+        if !app_limited {
+            interval.limited += bytes;
+        }
         interval.over |= sent >= interval.begun;
+        self.recent[self.at] = sample;
+        self.at = (self.at + 1) % self.recent.len();
         if !self.started {
             self.started = true;
-            let start = INITIAL_RATE * rtt.get().as_secs_f64();
-            self.set(self.window.max(start));
+            self.set(self.window.max(INITIAL_RATE * sample.as_secs_f64()));
         }
-        if matches!(self.phase, Phase::Startup { .. }) && !app_limited {
-            self.set(self.window + bytes as f64);
+        if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
+            // Ahead of what flows inside ask for, who double what they send per round trip as well.
+            let trip = (self.base.get() + self.jitter).as_secs_f64();
+            let most = AHEAD * self.rate.get() * trip;
+            if self.window < most {
+                self.set((self.window + bytes as f64).min(most));
+            }
         }
     }
 
