@@ -14,6 +14,8 @@ const INITIAL: u64 = 16;
 /// Where the path is long, the window begins with this many bytes per second instead: the pacer spreads
 /// it, and flows inside begin gently themselves.
 const INITIAL_RATE: f64 = 10e6 / 8.0;
+/// And more where a round trip is long, for there doublings are dear: twice as much at this one.
+const LONG: Duration = Duration::from_millis(200);
 /// How far ahead of the rate seen so far the window is while starting up.
 const AHEAD: f64 = 3.0;
 /// The least window, in packets.
@@ -97,6 +99,8 @@ pub(super) struct Tunnel {
     /// How much the shortest round trips of two intervals in a row differ, smoothed.
     noise: Duration,
     last_shortest: Duration,
+    /// How much two round trips in a row differ, smoothed: jitter of packet and packet.
+    scatter: Duration,
     /// The last eight round trips.
     recent: [Duration; 8],
     at: usize,
@@ -123,6 +127,7 @@ impl Tunnel {
             jitter: Duration::ZERO,
             noise: Duration::ZERO,
             last_shortest: Duration::MAX,
+            scatter: Duration::ZERO,
             recent: [Duration::MAX; 8],
             at: 0,
             rate: Largest::new(),
@@ -146,7 +151,7 @@ impl Tunnel {
         let base = self.base.get();
         let margin = (base / 8).clamp(TARGET, Duration::from_millis(16));
         let quickest = self.recent.iter().min().copied().unwrap_or_default();
-        quickest != Duration::MAX && quickest > base + margin + self.noise
+        quickest != Duration::MAX && quickest > base + margin + self.noise + self.scatter
     }
 
     /// What the path holds with a queue of the target, by the largest rate of late.
@@ -195,7 +200,7 @@ impl Tunnel {
                     flat,
                     best: best.max(rate),
                 };
-                if interval.is_limited(0.5) && (stands || flat >= 3) || excess {
+                if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
                     self.set(self.product().min(self.window));
                 }
@@ -330,11 +335,18 @@ impl Controller for Tunnel {
             interval.limited += bytes;
         }
         interval.over |= sent >= interval.begun;
+        let last = self.recent[(self.at + 7) % 8];
+        if last != Duration::MAX {
+            let step = sample.abs_diff(last).min(self.base.get());
+            self.scatter = (self.scatter * 15 + step) / 16;
+        }
         self.recent[self.at] = sample;
         self.at = (self.at + 1) % self.recent.len();
         if !self.started {
             self.started = true;
-            self.set(self.window.max(INITIAL_RATE * sample.as_secs_f64()));
+            let trip = sample.as_secs_f64().min(1.0);
+            let start = INITIAL_RATE * trip * (1.0 + trip / LONG.as_secs_f64());
+            self.set(self.window.max(start));
         }
         if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
             // Ahead of what flows inside ask for, who double what they send per round trip as well.
