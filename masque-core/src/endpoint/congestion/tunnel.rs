@@ -32,6 +32,10 @@ const BASE_SPAN: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(5);
 /// Loss beyond this share is congestion, whatever the delay says.
 const LOSS_LIMIT: f64 = 0.2;
+/// For how long what the path carried is remembered.
+const CAPACITY_LASTS: Duration = Duration::from_secs(60);
+/// Whether somebody else is there is found out anew after so long, where that is not known.
+const RETEST: Duration = Duration::from_secs(10);
 /// Cubic's constants (RFC 9438 §4.1).
 const BETA: f64 = 0.7;
 const C: f64 = 0.4;
@@ -42,7 +46,18 @@ enum Phase {
     Steady,
     /// The queue is let run empty, then the window is as before.
     Drain { restore: f64 },
-    Compete { since: Instant, origin: f64, k: f64 },
+    Compete(Contest),
+}
+
+/// Cubic's epoch while somebody else fills the queue.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Contest {
+    since: Instant,
+    origin: f64,
+    k: f64,
+    entered: Instant,
+    /// Nothing was lost yet: it is not known how far the window is from its share.
+    blind: bool,
 }
 
 /// What is gathered in an interval.
@@ -86,6 +101,7 @@ struct Run {
     window: f64,
     rate: f64,
     queue: Duration,
+    begun: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -108,9 +124,11 @@ pub(super) struct Tunnel {
     interval: Interval,
     run: Option<Run>,
     growth: f64,
-    /// Cubic's W_max in bytes.
-    w_max: f64,
+    resume: Option<Contest>,
     peak: Duration,
+    /// What the path carried while nobody else was on it, and when that was.
+    capacity: Option<(f64, Instant)>,
+    slow_rate: f64,
     reduced: Instant,
     started: bool,
 }
@@ -134,8 +152,10 @@ impl Tunnel {
             interval: Interval::new(now),
             run: None,
             growth: GROWTH,
-            w_max: 0.0,
+            resume: None,
             peak: Duration::ZERO,
+            capacity: None,
+            slow_rate: 0.0,
             reduced: now,
             started: false,
         }
@@ -202,6 +222,13 @@ impl Tunnel {
                 };
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
+                    // What was measured before the window is cut: whether a queue is ours is seen then.
+                    self.run = (queue > self.target()).then_some(Run {
+                        window: self.window,
+                        rate,
+                        queue,
+                        begun: now,
+                    });
                     self.set(self.product().min(self.window));
                 }
             }
@@ -215,24 +242,74 @@ impl Tunnel {
                 self.phase = Phase::Steady;
                 self.set(restore);
             }
-            Phase::Compete { since, origin, k } => {
-                self.peak = self.peak.max(queue);
-                if queue <= self.target() / 2 {
-                    self.phase = Phase::Steady;
-                    self.run = None;
-                    return;
-                }
-                if interval.is_limited(0.5) {
-                    let unit = self.mtu as f64;
-                    let t = now.saturating_duration_since(since).as_secs_f64() - k;
-                    let cubic = (C * t * t * t) * unit + origin;
-                    let next = cubic.min(self.window * 1.5);
-                    if next > self.window {
-                        self.set(next);
-                    }
+            Phase::Compete(contest) => {
+                self.share(now, contest, &interval, elapsed, queue, rate)
+            }
+        }
+    }
+
+    /// Somebody else fills the queue: how much is ours?
+    fn share(
+        &mut self,
+        now: Instant,
+        mut contest: Contest,
+        interval: &Interval,
+        elapsed: Duration,
+        queue: Duration,
+        rate: f64,
+    ) {
+        self.peak = self.peak.max(queue);
+        self.slow_rate += (rate - self.slow_rate) / 4.0;
+        if queue <= self.target() / 2 {
+            self.leave(None);
+            return;
+        }
+        // Time in which nothing is learned, or nothing wanted, does not count for Cubic.
+        if !interval.is_limited(0.5) {
+            contest.since += elapsed;
+            self.phase = Phase::Compete(contest);
+            return;
+        }
+        let known = self.capacity;
+        let known = known.filter(|(_, at)| now.saturating_duration_since(*at) < CAPACITY_LASTS);
+        let part = known.map(|(capacity, _)| self.slow_rate / capacity);
+        match part {
+            Some(part) if part > 0.85 => self.leave(None),
+            Some(part) if part > 0.52 => {
+                contest.since += elapsed;
+                self.phase = Phase::Compete(contest);
+                self.set(self.window * 0.97);
+            }
+            Some(part) if part > 0.46 => {
+                contest.since += elapsed;
+                self.phase = Phase::Compete(contest);
+            }
+            Some(part) => {
+                contest.since += elapsed;
+                self.phase = Phase::Compete(contest);
+                self.set(self.window * (1.0 + 0.25 * (0.46 - part)));
+            }
+            None if now.saturating_duration_since(contest.entered) > RETEST => {
+                self.leave(Some(contest));
+            }
+            None if contest.blind => self.set(self.window * 1.25),
+            None => {
+                let unit = self.mtu as f64;
+                let t = now.saturating_duration_since(contest.since).as_secs_f64() - contest.k;
+                let cubic = (C * t * t * t) * unit + contest.origin;
+                let next = cubic.min(self.window * 1.1);
+                if next > self.window {
+                    self.set(next);
                 }
             }
         }
+    }
+
+    /// Back to a window that goes by delay; to go on with `resume` if that turns out to be wrong.
+    fn leave(&mut self, resume: Option<Contest>) {
+        self.phase = Phase::Steady;
+        self.run = None;
+        self.resume = resume;
     }
 
     fn steady(
@@ -253,6 +330,11 @@ impl Tunnel {
         }
         let base = self.base.get();
         let target = self.target();
+        if queue >= target / 2 && queue <= target * 2 {
+            let known = self.capacity.map_or(rate, |(known, _)| known);
+            let weight = if rate > known { 4.0 } else { 16.0 };
+            self.capacity = Some((known + (rate - known) / weight, now));
+        }
         if now.saturating_duration_since(self.near_base) > STALE && queue > target / 2 {
             self.phase = Phase::Drain {
                 restore: self.window,
@@ -263,6 +345,7 @@ impl Tunnel {
         }
         if queue <= target {
             self.run = None;
+            self.resume = None;
             if queue <= target / 2 {
                 self.set(self.window * (1.0 + self.growth));
                 self.growth = (self.growth * 2.0).min(0.25);
@@ -280,30 +363,30 @@ impl Tunnel {
             window: self.window,
             rate,
             queue,
+            begun: now,
         });
-        if self.window <= run.window * 0.75
-            && rate <= run.rate * 0.88
-            && queue >= run.queue.mul_f64(0.6)
-        {
+        let floor = (FLOOR * self.mtu) as f64 * 1.01;
+        let smaller = self.window <= run.window * 0.75 && rate <= run.rate * 0.88;
+        if (smaller || self.window <= floor) && queue >= run.queue.mul_f64(0.6) {
             // Less from us has not made the queue shorter: it is not ours.
             self.run = None;
             self.peak = self.peak.max(queue);
-            self.compete(now, run.window);
+            self.slow_rate = rate;
+            self.set(run.window);
+            let mut contest = self.resume.take().unwrap_or(Contest {
+                since: now,
+                origin: run.window,
+                k: 0.0,
+                entered: now,
+                blind: true,
+            });
+            contest.since += now.saturating_duration_since(run.begun);
+            contest.entered = now;
+            self.phase = Phase::Compete(contest);
             return;
         }
         let want = (base + target).as_secs_f64() / standing.as_secs_f64();
         self.set(self.window * want.max(0.85));
-    }
-
-    fn compete(&mut self, now: Instant, window: f64) {
-        self.set(window);
-        self.w_max = self.w_max.max(window);
-        let k = cube_root((self.w_max - window).max(0.0) / self.mtu as f64 / C);
-        self.phase = Phase::Compete {
-            since: now,
-            origin: self.w_max,
-            k,
-        };
     }
 }
 
@@ -374,16 +457,24 @@ impl Controller for Tunnel {
             self.set(window);
             return;
         }
-        if let Phase::Compete { .. } = self.phase
+        if let Phase::Compete(contest) = self.phase
             && sent > self.reduced
             && self.interval.samples > 0
         {
             let queue = self.interval.shortest.saturating_sub(self.base.get());
             if queue * 2 >= self.peak {
                 self.reduced = now;
-                self.w_max = self.window;
                 self.peak = self.peak * 7 / 8;
-                self.compete(now, self.window * BETA);
+                let origin = self.window;
+                self.set(self.window * BETA);
+                let packets = (origin - self.window) / self.mtu as f64;
+                self.phase = Phase::Compete(Contest {
+                    since: now,
+                    origin,
+                    k: cube_root(packets / C),
+                    entered: contest.entered,
+                    blind: false,
+                });
             }
         }
     }
