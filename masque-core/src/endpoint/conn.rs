@@ -191,7 +191,7 @@ pub(super) fn forwardable(address: IpAddr) -> bool {
 /// ACKs go into a packet before DATAGRAM frames do, and a datagram of the greatest size then no
 /// longer fits; so a few bytes are left free, unless that would cost the tunnel its IPv6.
 pub(super) fn tunnel_mtu(max_datagram: usize, header: usize) -> u32 {
-    const MARGIN: usize = 16;
+    const MARGIN: usize = 0;
     let full = max_datagram.saturating_sub(header);
     let mtu = match full {
         0..1280 => full.saturating_sub(MARGIN),

@@ -13,7 +13,7 @@ use crate::scenario::{self, Options};
 use crate::world::{Input, NodeId, World, last_event};
 
 /// The inner MTU all tunnels are compared at.
-const INNER_MTU: usize = 1420;
+const INNER_MTU: usize = 1500;
 /// The MTU of the path.
 const PATH_MTU: usize = 1500;
 /// The tunnel is up and its path MTU found by then; traffic begins.
