@@ -158,6 +158,11 @@ impl Bridge {
         (goal.saturating_sub(waiting), goal)
     }
 
+    /// The smoothed round-trip time.
+    pub(super) fn round_trip(&self) -> std::time::Duration {
+        self.conn.rtt()
+    }
+
     /// Hands one DATAGRAM payload to QUIC.
     pub(super) fn send_datagram(&mut self, datagram: Bytes) -> Result<(), SendDatagramError> {
         self.conn.datagrams().send(datagram, false)

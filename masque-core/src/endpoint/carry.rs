@@ -122,6 +122,7 @@ impl Endpoint {
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
         // ones keep others from waiting. On a fast path both are had.
         let quantum = goal / 2;
+        let round_trip = conn.bridge.round_trip();
         let mut idle = 0;
         while idle < conn.tunnels.len() {
             conn.turn = (conn.turn + 1) % conn.tunnels.len();
@@ -131,6 +132,7 @@ impl Endpoint {
             }
             let prefix = tunnel.header.map_or(0, |header| header.as_slice().len());
             let before = tunnel.queue.bytes();
+            tunnel.queue.expect(round_trip);
             let datagram = tunnel.queue.pop(now, prefix, quantum);
             self.fwd.queued_bytes -= before - tunnel.queue.bytes();
             let losses = tunnel.queue.take_losses();

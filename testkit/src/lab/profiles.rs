@@ -159,9 +159,10 @@ pub fn profiles(what: &Comparison, out: &mut impl Write) -> Result<(), LabError>
             for point in &record.outcome.points {
                 writeln!(
                     out,
-                    "{:6.1} window {:8} rtt {:7.1} queue {:6.1} own {:8} mbit {:7.2} rival {:7.2} lost {}",
+                    "{:6.1} window {:8} back {:7} rtt {:7.1} queue {:6.1} own {:8} mbit {:7.2} rival {:7.2} lost {}",
                     point.at,
                     point.window,
+                    point.back_window,
                     point.rtt_ms,
                     point.queue_ms,
                     point.tunnel_queue,

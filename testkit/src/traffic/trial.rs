@@ -123,6 +123,8 @@ pub struct Point {
     pub at: f64,
     /// The outer window in bytes.
     pub window: u64,
+    /// The window of the other end, which carries acknowledgements.
+    pub back_window: u64,
     /// The outer round-trip time in milliseconds, smoothed.
     pub rtt_ms: f64,
     /// What waits for the link's transmitter, in milliseconds.
@@ -280,6 +282,7 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         outcome.points.push(Point {
             at: (world.now() - begin).as_secs_f64(),
             window,
+            back_window: info(world, receiver).0,
             rtt_ms: millis(rtt),
             queue_ms: millis(world.backlog(sender, receiver).unwrap_or_default()),
             tunnel_queue: endpoint.map_or(0, |endpoint| endpoint.usage().queued_bytes),
