@@ -118,10 +118,9 @@ impl Endpoint {
     /// decides what waits and what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
         let largest = conn.bridge.max_datagram().unwrap_or(0);
-        let (mut room, goal) = conn.bridge.datagram_room();
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
         // ones keep others from waiting. On a fast path both are had.
-        let quantum = goal / 2;
+        let (mut room, quantum) = conn.bridge.datagram_room();
         let round_trip = conn.bridge.round_trip();
         let mut idle = 0;
         while idle < conn.tunnels.len() {

@@ -185,6 +185,16 @@ impl Tunnel {
         self.window = window.clamp(floor, CEILING as f64);
     }
 
+    /// A queue stands though the window is not used up: it is made smaller until it is, and the queue
+    /// stands in front of it instead. What is known of the path stays as it is.
+    fn tighten(&mut self) {
+        let trip = self.base.get().as_secs_f64();
+        let least = self.product().max(INITIAL_RATE * trip);
+        if self.window > least {
+            self.set((self.window * 0.85).max(least));
+        }
+    }
+
     fn end_interval(&mut self, now: Instant) {
         let interval = std::mem::replace(&mut self.interval, Interval::new(now));
         if interval.samples == 0 {
@@ -220,6 +230,9 @@ impl Tunnel {
                     flat,
                     best: best.max(rate),
                 };
+                if stands && !interval.is_limited(0.5) {
+                    self.tighten();
+                }
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
                     // What was measured before the window is cut: whether a queue is ours is seen then.
@@ -326,6 +339,9 @@ impl Tunnel {
             return;
         }
         if !interval.is_limited(0.5) {
+            if queue > self.target() {
+                self.tighten();
+            }
             return;
         }
         let base = self.base.get();
