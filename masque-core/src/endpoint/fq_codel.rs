@@ -318,7 +318,10 @@ impl Flow {
             self.codel.first_above = None;
             return Some((datagram, false));
         }
-        let first_above = *self.codel.first_above.get_or_insert(now + patience.interval);
+        let first_above = *self
+            .codel
+            .first_above
+            .get_or_insert(now + patience.interval);
         Some((datagram, now >= first_above))
     }
 }

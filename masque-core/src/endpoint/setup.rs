@@ -14,8 +14,8 @@ use quinn_proto::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
-use super::congestion::TunnelFactory;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
+use super::congestion::TunnelFactory;
 use super::entropy::Entropy;
 
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use masque_testkit::lab::{self, LabError, Comparison, Scenario};
+use masque_testkit::lab::{self, Comparison, LabError, Scenario};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
 #[derive(Parser)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use profiles::{ControlArg, DirectionArg, Comparison, profiles};
+pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use report::{run, summary};
 pub use stepper::step;
 

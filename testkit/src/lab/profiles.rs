@@ -20,7 +20,11 @@ pub struct Comparison {
     #[arg(long, value_delimiter = ',')]
     pub profile: Vec<String>,
     /// What carries the flows: raw, cubic, newreno, bbr, none, tunnel.
-    #[arg(long, value_delimiter = ',', default_value = "raw,cubic,bbr,none,tunnel")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "raw,cubic,bbr,none,tunnel"
+    )]
     pub subjects: Vec<String>,
     /// Numbers of bulk flows.
     #[arg(long, value_delimiter = ',', default_value = "16")]
@@ -155,7 +159,11 @@ pub fn profiles(what: &Comparison, out: &mut impl Write) -> Result<(), LabError>
     }
     if what.course {
         for record in &records {
-            writeln!(out, "# {} {} seed {}", record.profile, record.subject, record.seed)?;
+            writeln!(
+                out,
+                "# {} {} seed {}",
+                record.profile, record.subject, record.seed
+            )?;
             for point in &record.outcome.points {
                 writeln!(
                     out,

@@ -129,8 +129,8 @@ impl Control for Cubic {
             {
                 self.round_min = self.round_min.min(rtt);
                 self.round_samples += 1;
-                let margin = (acked.min_rtt / 8)
-                    .clamp(Duration::from_millis(4), Duration::from_millis(16));
+                let margin =
+                    (acked.min_rtt / 8).clamp(Duration::from_millis(4), Duration::from_millis(16));
                 if self.round_samples == 8 && self.round_min > acked.min_rtt + margin {
                     self.threshold = self.window;
                 }

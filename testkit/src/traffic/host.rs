@@ -217,7 +217,8 @@ impl TrafficHost {
 
     fn deadline(&self, flow: usize, now: Duration) -> Option<Duration> {
         let flow = &self.flows[flow];
-        let begins = (flow.plan.from == self.end && flow.sender.is_none()).then_some(flow.plan.begin);
+        let begins =
+            (flow.plan.from == self.end && flow.sender.is_none()).then_some(flow.plan.begin);
         let sends = flow.sender.as_ref().and_then(|sender| sender.deadline(now));
         [begins, sends, flow.receiver.deadline()]
             .into_iter()
@@ -243,7 +244,9 @@ impl TrafficHost {
         };
         let value = |index: usize| {
             let bytes = payload.get(1 + index * 8..9 + index * 8);
-            bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)
+            bytes
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_be_bytes)
         };
         let flow = usize::from(port.saturating_sub(FIRST_PORT));
         match payload.first() {

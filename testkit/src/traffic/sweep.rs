@@ -81,7 +81,13 @@ pub fn run(trials: &[Trial], jobs: usize) -> Result<Vec<Record>, TlsError> {
     done.into_values().collect()
 }
 
-type Key = (&'static str, usize, &'static str, &'static str, Option<&'static str>);
+type Key = (
+    &'static str,
+    usize,
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+);
 
 /// Medians over seeds: goodput of the raw path, the others' share of it, voice, and the rival's share of
 /// an equal division.
@@ -120,7 +126,9 @@ pub fn table(records: &[Record], subjects: &[Subject]) -> String {
         out.push_str(" |");
         let of = |subject: &str, value: fn(&Outcome) -> f64| {
             let cell = cells.get(&(row, subject))?;
-            Some(median(cell.iter().map(|record| value(&record.outcome)).collect()))
+            Some(median(
+                cell.iter().map(|record| value(&record.outcome)).collect(),
+            ))
         };
         let raw = of("raw", |outcome| outcome.mbit);
         for subject in subjects {

@@ -258,13 +258,19 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
     }
     for change in &trial.changes {
         let mut config = trial.profile.link;
-        config.queue = scaled(config.queue, change.rate, config.rate.unwrap_or(change.rate));
+        config.queue = scaled(
+            config.queue,
+            change.rate,
+            config.rate.unwrap_or(change.rate),
+        );
         config.rate = Some(change.rate);
         let (a, b) = (client, server);
         world.schedule(begin + change.after, Input::Link { a, b, config });
     }
     let bulk = |world: &World, flows: std::ops::Range<usize>| -> u64 {
-        flows.map(|flow| host(world, receiver).delivered(flow)).sum()
+        flows
+            .map(|flow| host(world, receiver).delivered(flow))
+            .sum()
     };
     let mut outcome = Outcome {
         least_mtu: u16::MAX,

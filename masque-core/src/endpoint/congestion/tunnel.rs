@@ -42,10 +42,15 @@ const C: f64 = 0.4;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Phase {
-    Startup { flat: u32, best: f64 },
+    Startup {
+        flat: u32,
+        best: f64,
+    },
     Steady,
     /// The queue is let run empty, then the window is as before.
-    Drain { restore: f64 },
+    Drain {
+        restore: f64,
+    },
     Compete(Contest),
 }
 
@@ -134,7 +139,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    fn new(now: Instant, mtu: u16) -> Self {
+    pub(super) fn new(now: Instant, mtu: u16) -> Self {
         let mtu = u64::from(mtu);
         Self {
             mtu,
@@ -158,6 +163,42 @@ impl Tunnel {
             slow_rate: 0.0,
             reduced: now,
             started: false,
+        }
+    }
+
+    /// One packet has arrived. quinn-proto's own estimate takes a round trip per ACK; this takes one per packet.
+    pub(super) fn acked(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool) {
+        let sample = now.saturating_duration_since(sent);
+        self.base.add(now, sample);
+        let interval = &mut self.interval;
+        interval.shortest = interval.shortest.min(sample);
+        interval.sum += sample;
+        interval.samples += 1;
+        interval.acked += bytes;
+        if !app_limited {
+            interval.limited += bytes;
+        }
+        interval.over |= sent >= interval.begun;
+        let last = self.recent[(self.at + 7) % 8];
+        if last != Duration::MAX {
+            let step = sample.abs_diff(last).min(self.base.get());
+            self.scatter = (self.scatter * 15 + step) / 16;
+        }
+        self.recent[self.at] = sample;
+        self.at = (self.at + 1) % self.recent.len();
+        if !self.started {
+            self.started = true;
+            let trip = sample.as_secs_f64().min(1.0);
+            let start = INITIAL_RATE * trip * (1.0 + trip / LONG.as_secs_f64());
+            self.set(self.window.max(start));
+        }
+        if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
+            // Ahead of what flows inside ask for, who double what they send per round trip as well.
+            let trip = (self.base.get() + self.jitter).as_secs_f64();
+            let most = AHEAD * self.rate.get() * trip;
+            if self.window < most {
+                self.set((self.window + bytes as f64).min(most));
+            }
         }
     }
 
@@ -255,9 +296,7 @@ impl Tunnel {
                 self.phase = Phase::Steady;
                 self.set(restore);
             }
-            Phase::Compete(contest) => {
-                self.share(now, contest, &interval, elapsed, queue, rate)
-            }
+            Phase::Compete(contest) => self.share(now, contest, &interval, elapsed, queue, rate),
         }
     }
 
@@ -422,39 +461,15 @@ fn cube_root(value: f64) -> f64 {
 }
 
 impl Controller for Tunnel {
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _: &RttEstimator) {
-        let sample = now.saturating_duration_since(sent);
-        self.base.add(now, sample);
-        let interval = &mut self.interval;
-        interval.shortest = interval.shortest.min(sample);
-        interval.sum += sample;
-        interval.samples += 1;
-        interval.acked += bytes;
-        if !app_limited {
-            interval.limited += bytes;
-        }
-        interval.over |= sent >= interval.begun;
-        let last = self.recent[(self.at + 7) % 8];
-        if last != Duration::MAX {
-            let step = sample.abs_diff(last).min(self.base.get());
-            self.scatter = (self.scatter * 15 + step) / 16;
-        }
-        self.recent[self.at] = sample;
-        self.at = (self.at + 1) % self.recent.len();
-        if !self.started {
-            self.started = true;
-            let trip = sample.as_secs_f64().min(1.0);
-            let start = INITIAL_RATE * trip * (1.0 + trip / LONG.as_secs_f64());
-            self.set(self.window.max(start));
-        }
-        if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
-            // Ahead of what flows inside ask for, who double what they send per round trip as well.
-            let trip = (self.base.get() + self.jitter).as_secs_f64();
-            let most = AHEAD * self.rate.get() * trip;
-            if self.window < most {
-                self.set((self.window + bytes as f64).min(most));
-            }
-        }
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        _: &RttEstimator,
+    ) {
+        self.acked(now, sent, bytes, app_limited);
     }
 
     fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
