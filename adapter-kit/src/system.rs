@@ -230,6 +230,13 @@ impl Io for SystemIo {
         self.ports.iter().map(|(id, _)| *id).collect()
     }
 
+    fn is_write_only(&self, port: PortId) -> bool {
+        match self.port(port) {
+            Some(Port::Tun(device)) => device.is_write_only(),
+            Some(Port::Memory(_)) | None => false,
+        }
+    }
+
     fn generation(&self) -> u64 {
         self.generation
     }
@@ -243,7 +250,7 @@ impl Descriptors for SystemIo {
                 Port::Tun(device) => device.as_fd(),
                 Port::Memory(device) => device.as_fd(),
             }),
-            Source::Timer | Source::Control => None,
+            Source::Timer | Source::Control | Source::Mail => None,
         }
     }
 }
