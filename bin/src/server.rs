@@ -135,6 +135,7 @@ pub fn config(
                 .collect(),
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![app::port_config(
             offload,
             *settings.tun.mtu.get_ref(),

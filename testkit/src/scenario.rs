@@ -258,6 +258,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
             templates,
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![PortConfig {
             id: PortId(0),
             tcp_offload: false,

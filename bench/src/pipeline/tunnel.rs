@@ -80,6 +80,7 @@ impl Tunnel {
                 templates,
                 ..SessionConfig::default()
             },
+            shard: None,
             ports: vec![PortConfig {
                 id: PortId(0),
                 tcp_offload: settings.coalesce,

@@ -98,6 +98,7 @@ pub fn config(settings: &ClientSettings, offload: Offload) -> Config {
             wanted_addresses: any.into_iter().map(IpPrefix::host).collect(),
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![app::port_config(
             offload,
             *settings.tun.mtu.get_ref(),

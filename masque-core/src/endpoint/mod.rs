@@ -18,6 +18,7 @@
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
 //! | `pool.rs` | addresses, leases, static assignments |
+//! | `shard.rs` | several endpoints as one server, and the mail between them |
 
 mod admit;
 mod answers;
@@ -38,6 +39,7 @@ mod rate;
 mod routes;
 mod server;
 mod setup;
+mod shard;
 mod timers;
 mod tls;
 mod types;
@@ -60,6 +62,7 @@ pub use config::{
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
 pub use event::{CloseReason, Event, TunnelClosed};
+pub use shard::{MAX_SHARDS, Mail, Shard, ShardId, Shared, shard_of};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
     RecvMeta, RejectReason, Rejected, SocketId, TimerReason, Transmit, TunBatch, TunnelHandle,
