@@ -1,6 +1,9 @@
 //! The little of bpf(2) that steering needs: a map of prefixes, and a program that looks into it.
 
-#![expect(unsafe_code, reason = "bpf(2) and TUNSETSTEERINGEBPF have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) and TUNSETSTEERINGEBPF have no safe form"
+)]
 
 use std::ffi::CStr;
 use std::io;

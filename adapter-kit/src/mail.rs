@@ -20,6 +20,12 @@ pub trait Parcel: Send {
     fn bytes(&self) -> usize;
 }
 
+impl Parcel for masque_core::endpoint::Mail {
+    fn bytes(&self) -> usize {
+        Self::bytes(self)
+    }
+}
+
 /// How much may wait for one shard. What it has already taken out, and not yet handled, is another such
 /// amount at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +131,7 @@ impl<M: Parcel> PostBox<M> {
     }
 
     /// The next parcel that was collected.
-    pub fn next(&mut self) -> Option<M> {
+    pub fn take(&mut self) -> Option<M> {
         self.taken.pop_front()
     }
 

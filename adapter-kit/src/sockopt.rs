@@ -1,9 +1,6 @@
 //! Socket options that no library sets.
 
-#![expect(
-    unsafe_code,
-    reason = "setsockopt has no safe form for these options"
-)]
+#![expect(unsafe_code, reason = "setsockopt has no safe form for these options")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

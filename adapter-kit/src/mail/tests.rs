@@ -28,7 +28,7 @@ fn woken(post: &PostBox<Letter>, timeout: Duration) -> bool {
 
 fn received(post: &mut PostBox<Letter>) -> Vec<u32> {
     post.collect();
-    std::iter::from_fn(|| post.next())
+    std::iter::from_fn(|| post.take())
         .map(|letter| letter.1)
         .collect()
 }
@@ -51,12 +51,12 @@ fn nobody_sleeps_over_mail_and_none_is_lost_doubled_or_moved() {
                 while next_out != [LETTERS; 3] || next_in != [LETTERS; 3] {
                     assert!(begun.elapsed() < Duration::from_secs(120), "stuck");
                     let sending = next_out != [LETTERS; 3];
-                    for to in 0..3 {
+                    for (to, next) in next_out.iter_mut().enumerate() {
                         // Batches of all sizes.
-                        for _ in 0..next_out[to] % 7 + 1 {
-                            if next_out[to] < LETTERS {
-                                post.put(to, Letter(own, next_out[to], to)).expect("a shard");
-                                next_out[to] += 1;
+                        for _ in 0..*next % 7 + 1 {
+                            if *next < LETTERS {
+                                post.put(to, Letter(own, *next, to)).expect("a shard");
+                                *next += 1;
                             }
                         }
                     }
@@ -69,7 +69,7 @@ fn nobody_sleeps_over_mail_and_none_is_lost_doubled_or_moved() {
                     let patience = Duration::from_secs(if sending { 0 } else { 30 });
                     if woken(&post, patience) {
                         post.collect();
-                        while let Some(Letter(from, number, _)) = post.next() {
+                        while let Some(Letter(from, number, _)) = post.take() {
                             assert_eq!(number, next_in[from]);
                             next_in[from] += 1;
                         }
