@@ -7,6 +7,7 @@ mod paths;
 mod process;
 mod refusals;
 mod restores;
+mod shards;
 mod spoofing;
 mod traffic;
 mod world;
