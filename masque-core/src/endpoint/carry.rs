@@ -30,14 +30,33 @@ impl Endpoint {
             Ok(handle) => handle,
             Err(reason) => {
                 self.fwd.dropped(reason, data.len(), &mut self.trace);
-                if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
+                if reason == DropReason::NoTunnel && self.fwd.in_pool(info.destination) {
                     let error = IcmpError::AddressUnreachable;
                     self.fwd.answer_to_device(now, port, error, data, &info);
                 }
                 return Err((reason, 1));
             }
         };
-        self.enter_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
+        if let Some(shard) = self.elsewhere(handle.conn) {
+            return Ok(self.send_on(shard, handle, port, header, data, &info));
+        }
+        self.enter_from_port(now, handle, port, header, data, &info)
+    }
+
+    /// Queues a packet from a device in a tunnel that is here.
+    pub(super) fn enter_from_port(
+        &mut self,
+        now: Instant,
+        handle: TunnelHandle,
+        port: PortId,
+        header: VnetHdr,
+        data: &[u8],
+        info: &PacketInfo,
+    ) -> Result<u32, (DropReason, u32)> {
+        let from = PacketFrom::Device(port);
+        let queued = self.enter_tunnel(now, handle, header, data, info, from)?;
+        self.fwd.counters.packets_in += u64::from(queued);
+        Ok(queued)
     }
 
     pub(super) fn hop_limit_exceeded(&mut self, now: Instant, port: PortId, packet: &[u8]) {
@@ -97,6 +116,10 @@ impl Endpoint {
         }
         while !self.fwd.across.is_empty() {
             for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
+                if let Some(shard) = self.elsewhere(to.conn) {
+                    self.send_across(shard, to, packet);
+                    continue;
+                }
                 let Ok(info) = PacketInfo::parse(&packet) else {
                     continue;
                 };
