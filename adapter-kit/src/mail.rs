@@ -61,6 +61,7 @@ pub fn post_office<M: Parcel>(
         outgoing: slots.iter().map(|_| Vec::new()).collect(),
         slots: Arc::clone(&slots),
         taken: VecDeque::new(),
+        rung: true,
     });
     Ok(boxes.collect())
 }
@@ -72,6 +73,8 @@ pub struct PostBox<M> {
     /// By destination; not yet delivered.
     outgoing: Vec<Vec<M>>,
     taken: VecDeque<M>,
+    /// Something may wait that was not taken.
+    rung: bool,
 }
 
 struct Slot<M> {
@@ -120,25 +123,32 @@ impl<M: Parcel> PostBox<M> {
         delivered
     }
 
-    /// After a wake-up, or when all that was taken is handled: takes over what waits.
-    pub fn collect(&mut self) {
-        if !self.taken.is_empty() {
-            return;
-        }
-        if let Some(slot) = self.slots.get(self.own) {
-            slot.hand_out(&mut self.taken);
-        }
+    /// Says that it is readable. Readiness may be told once only, at any time: it is remembered.
+    pub fn ring(&mut self) {
+        self.rung = true;
     }
 
-    /// The next parcel that was collected.
+    /// Whether [`PostBox::ring`] was called and what waits has not been taken since.
+    #[must_use]
+    pub fn is_rung(&self) -> bool {
+        self.rung
+    }
+
+    /// The next parcel. It looks for new ones when the last batch is handled, if it has been rung for.
     pub fn take(&mut self) -> Option<M> {
+        if self.taken.is_empty()
+            && std::mem::take(&mut self.rung)
+            && let Some(slot) = self.slots.get(self.own)
+        {
+            slot.hand_out(&mut self.taken);
+        }
         self.taken.pop_front()
     }
 
-    /// Whether all that was collected is handled.
+    /// Whether [`PostBox::take`] may give something.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+    pub fn has_mail(&self) -> bool {
+        self.rung || !self.taken.is_empty()
     }
 }
 

@@ -148,7 +148,6 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     inbox: Inbox<A::Message>,
     inbox_ready: bool,
     post: Option<PostBox<Mail>>,
-    post_ready: bool,
     clock: Clock,
     started: bool,
     stop: bool,
@@ -200,7 +199,6 @@ impl<A: App, I: Io> Pump<A, I> {
             inbox: Inbox::new()?,
             inbox_ready: true,
             post: None,
-            post_ready: false,
             clock: Clock {
                 timer: Timer::new()?,
                 armed: None,
@@ -219,7 +217,6 @@ impl<A: App, I: Io> Pump<A, I> {
     #[must_use]
     pub fn with_post_box(mut self, post: PostBox<Mail>) -> Self {
         self.post = Some(post);
-        self.post_ready = true;
         self
     }
 
@@ -247,7 +244,7 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer if self.clock.fired => Interest::default(),
             Source::Control if self.inbox_ready => Interest::default(),
-            Source::Mail if self.post_ready => Interest::default(),
+            Source::Mail if self.post.as_ref().is_none_or(PostBox::is_rung) => Interest::default(),
             Source::Timer | Source::Control | Source::Mail => Interest::READ,
             Source::Socket(_) | Source::Port(_) => self.links.interest(source),
         }
@@ -258,7 +255,12 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer => self.clock.fired |= ready.read,
             Source::Control => self.inbox_ready |= ready.read,
-            Source::Mail => self.post_ready |= ready.read,
+            Source::Mail if ready.read => {
+                if let Some(post) = &mut self.post {
+                    post.ring();
+                }
+            }
+            Source::Mail => {}
             Source::Socket(_) | Source::Port(_) => self.links.ready(source, ready),
         }
     }

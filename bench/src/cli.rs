@@ -55,7 +55,7 @@ struct RunArgs {
     #[arg(long, value_name = "DIR")]
     bounds: Option<PathBuf>,
     /// Measure ours with other settings, too: NAME:KEY=VALUE[,KEY=VALUE…], in the words of the
-    /// configuration. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
+    /// configuration, for both ends or, as server.KEY or client.KEY, for one. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
     #[arg(long, value_name = "VARIANT")]
     variant: Vec<Variant>,
     /// Ratios are taken to these.

@@ -27,7 +27,7 @@ fn woken(post: &PostBox<Letter>, timeout: Duration) -> bool {
 }
 
 fn received(post: &mut PostBox<Letter>) -> Vec<u32> {
-    post.collect();
+    post.ring();
     std::iter::from_fn(|| post.take())
         .map(|letter| letter.1)
         .collect()
@@ -68,7 +68,7 @@ fn nobody_sleeps_over_mail_and_none_is_lost_doubled_or_moved() {
                     // Where nothing is left to send only a wake-up goes on: a lost one shows here.
                     let patience = Duration::from_secs(if sending { 0 } else { 30 });
                     if woken(&post, patience) {
-                        post.collect();
+                        post.ring();
                         while let Some(Letter(from, number, _)) = post.take() {
                             assert_eq!(number, next_in[from]);
                             next_in[from] += 1;
@@ -148,6 +148,33 @@ fn a_batch_wakes_once_and_only_where_nothing_waited() {
     assert!(woken(&other, Duration::ZERO));
     assert_eq!(received(&mut other), [4, 5]);
     assert!(!woken(&other, Duration::ZERO));
+}
+
+/// An edge-triggered reactor tells of the second batch while the first is being handled, and never again.
+#[test]
+fn what_rings_while_a_batch_is_handled_is_not_forgotten() {
+    let mut boxes = office(2, 100, 1_000);
+    let mut other = boxes.pop().expect("two");
+    let mut post = boxes.pop().expect("two");
+    let mut send = |number| {
+        post.put(1, Letter(0, number, 1)).expect("a shard");
+        post.put(1, Letter(0, number + 1, 1)).expect("a shard");
+        post.deliver(|_| panic!("it fits"));
+    };
+    assert_eq!(other.take(), None);
+    send(0);
+    assert_eq!(other.take(), None, "not rung for");
+    other.ring();
+    assert_eq!(other.take().map(|letter| letter.1), Some(0));
+    assert!(!other.is_rung());
+    send(2);
+    assert!(woken(&other, Duration::ZERO));
+    other.ring();
+    for number in [1, 2, 3] {
+        assert!(other.has_mail());
+        assert_eq!(other.take().map(|letter| letter.1), Some(number));
+    }
+    assert!(!other.has_mail());
 }
 
 #[test]

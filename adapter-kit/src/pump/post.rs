@@ -9,10 +9,9 @@ use crate::io::Io;
 impl<A: App, I: Io> Pump<A, I> {
     /// Takes mail of other shards; `true` if there is more.
     pub(super) fn open_mail(&mut self, now: Instant) -> bool {
-        let Some(post) = self.post.as_mut().filter(|_| self.post_ready) else {
+        let Some(post) = &mut self.post else {
             return false;
         };
-        post.collect();
         for _ in 0..self.options.mails {
             let Some(mail) = post.take() else {
                 break;
@@ -20,9 +19,7 @@ impl<A: App, I: Io> Pump<A, I> {
             self.counters.mails_received += 1;
             self.endpoint.handle_mail(now, mail);
         }
-        // What has come since wakes the loop once all this is handled.
-        self.post_ready = !post.is_empty();
-        self.post_ready
+        post.has_mail()
     }
 
     /// Hands over what is for other shards.

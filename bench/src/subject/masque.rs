@@ -12,7 +12,7 @@ use crate::lab::{PORT, SERVER, run};
 pub struct Variant {
     /// What is added to the names in the tables.
     pub name: String,
-    /// Lines of TOML for both ends.
+    /// Lines of TOML for both ends, or for the one that they begin with: `server.` or `client.`.
     pub settings: Vec<String>,
 }
 
@@ -71,9 +71,12 @@ impl Masque {
             .and_then(|path| path.canonicalize().ok())
     }
 
-    fn settings(&self, device: &str, folder: &str) -> String {
+    fn settings(&self, role: Role, device: &str, folder: &str) -> String {
         let own = self.variant.iter().flat_map(|variant| &variant.settings);
-        let own: String = own.map(|line| format!("{line}\n")).collect();
+        let own: String = own
+            .filter_map(|line| for_end(line, role))
+            .map(|line| format!("{line}\n"))
+            .collect();
         format!("tun.name = {device:?}\ntun.run_dir = {folder:?}\n{own}")
     }
 
@@ -88,7 +91,7 @@ impl Masque {
              allow_gateway = true\n\
              state_dir = \"state\"\n\
              {}",
-            self.settings("mqs0", "run-server")
+            self.settings(Role::Server, "mqs0", "run-server")
         )
     }
 
@@ -99,8 +102,19 @@ impl Masque {
              certificate = \"client.pem\"\n\
              key = \"client.key\"\n\
              {}",
-            self.settings("mqc0", "run-client")
+            self.settings(Role::Client, "mqc0", "run-client")
         )
+    }
+}
+
+/// The line of TOML that a setting is for this end, if it is for it.
+fn for_end(setting: &str, role: Role) -> Option<&str> {
+    match (setting.split_once('.'), role) {
+        (Some(("server", line)), Role::Server) | (Some(("client", line)), Role::Client) => {
+            Some(line)
+        }
+        (Some(("server" | "client", _)), _) => None,
+        _ => Some(setting),
     }
 }
 
