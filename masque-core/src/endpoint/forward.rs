@@ -111,10 +111,9 @@ impl Forwarding {
         self.owners.of(address)
     }
 
-    /// How many prefixes and devices lead to tunnels.
-    pub(super) fn claims(&self) -> usize {
-        let of_clients = self.ports.iter().map(|port| port.clients.len());
-        self.owners.len() + of_clients.sum::<usize>()
+    /// How many devices lead to tunnels.
+    pub(super) fn device_claims(&self) -> usize {
+        self.ports.iter().map(|port| port.clients.len()).sum()
     }
 
     /// Takes frames the caller has written back into the coalescer.

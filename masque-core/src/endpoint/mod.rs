@@ -477,12 +477,17 @@ impl Endpoint {
             conns().count(),
             "every connection has an ID"
         );
+        let prefixes = if self.place.alone {
+            self.fwd.owners.len()
+        } else {
+            self.place.shared.prefixes()
+        };
         let registry = self.place.shared.registry();
         Usage {
             connections: self.ids.len(),
             identities: registry.of_identity.len(),
             tunnels: tunnels().count(),
-            claims: self.fwd.claims(),
+            claims: prefixes + self.fwd.device_claims(),
             addresses: registry.book.in_use(),
             queued_bytes: self.fwd.queued_bytes,
             queued_datagrams: tunnels().map(|tunnel| tunnel.queue.len()).sum(),

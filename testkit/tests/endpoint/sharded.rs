@@ -129,8 +129,10 @@ fn echoes_cross_both_ways_however_badly_shards_are_found() {
                 let host = star.inner(client);
                 assert_eq!((host.sent, host.replies()), (20, 20), "{seed} {steering:?}");
             }
-            let answered: u64 = star.shards.iter().map(|it| star.inner(*it).replies()).sum();
-            assert_eq!(answered, 6 * 20, "{seed} {steering:?}");
+            for shard in star.shards.clone() {
+                let host = star.inner(shard);
+                assert_eq!(host.replies(), host.sent, "{seed} {steering:?}");
+            }
             let handshakes = star.shards.iter();
             let used = handshakes.filter(|shard| counters(&star, **shard).handshakes > 0);
             assert!(used.count() > 1, "clients spread over shards");

@@ -210,6 +210,11 @@ impl Shared {
         std::mem::take(&mut board.notices[at])
     }
 
+    /// How many prefixes lead to tunnels.
+    pub(in crate::endpoint) fn prefixes(&self) -> usize {
+        self.board().owners.len()
+    }
+
     /// Leaves a notice for the shard of its connection.
     pub(in crate::endpoint) fn leave(&self, notice: Notice) {
         let at = usize::from(self.home(notice.conn()).0);
