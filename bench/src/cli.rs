@@ -33,7 +33,8 @@ struct RunArgs {
     /// Only these, by name (`--list` shows them).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
-    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, pps_BYTES, memory.
+    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, clients_2_up, clients_2_down, pps_BYTES,
+    /// memory.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
     /// Repetitions, each over all subjects.

@@ -95,16 +95,30 @@ impl Masque {
         )
     }
 
-    fn client(&self) -> String {
+    /// The configuration of the client called `name`.
+    fn client(&self, name: &str) -> String {
         format!(
             "url = \"https://{SERVER}:{PORT}/.well-known/masque/ip/{{target}}/{{ipproto}}/\"\n\
              ca = \"ca.pem\"\n\
-             certificate = \"client.pem\"\n\
-             key = \"client.key\"\n\
+             certificate = \"{name}.pem\"\n\
+             key = \"{name}.key\"\n\
              {}",
-            self.settings(Role::Client, "mqc0", "run-client")
+            self.settings(Role::Client, "mqc0", &format!("run-{name}"))
         )
     }
+}
+
+/// How often a second client is started to find it on another shard: a random number decides.
+const TRIES: u32 = 30;
+
+/// Calls our program for certificates.
+fn pki(program: &Path, folder: &str, arguments: &[&str]) -> Result<String, Error> {
+    let all: Vec<&str> = ["pki"]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .chain(["--dir", folder])
+        .collect();
+    run(&program.to_string_lossy(), &all)
 }
 
 /// The line of TOML that a setting is for this end, if it is for it.
@@ -148,23 +162,37 @@ impl Subject for Masque {
             .find()
             .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
         let folder = tunnel.folder().to_string_lossy().into_owned();
-        let pki = |arguments: &[&str]| {
-            let all: Vec<&str> = ["pki"]
-                .into_iter()
-                .chain(arguments.iter().copied())
-                .chain(["--dir", &folder])
-                .collect();
-            run(&program.to_string_lossy(), &all)
-        };
+        let pki = |arguments: &[&str]| pki(&program, &folder, arguments);
         pki(&["init"])?;
         pki(&["issue", "--server", &SERVER.to_string(), "--out", "server"])?;
         pki(&["issue", "--client", "bench", "--out", "client"])?;
         let server = tunnel.write("server.toml", &self.server())?;
-        let client = tunnel.write("client.toml", &self.client())?;
+        let client = tunnel.write("client.toml", &self.client("client"))?;
         let start = |path: &Path| path.to_string_lossy().into_owned();
         tunnel.spawn(Role::Server, &program, &["server", "-c", &start(&server)])?;
         tunnel.wait_link(Role::Server, "mqs0")?;
         tunnel.spawn(Role::Client, &program, &["client", "-c", &start(&client)])
+    }
+
+    fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
+        let program = self
+            .find()
+            .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
+        let folder = tunnel.folder().to_string_lossy().into_owned();
+        let issue = ["issue", "--client", "second", "--out", "second"];
+        pki(&program, &folder, &issue)?;
+        let path = tunnel.write("second.toml", &self.client("second"))?;
+        let path = path.to_string_lossy().into_owned();
+        for _ in 0..TRIES {
+            tunnel.spawn_second(&program, &["client", "-c", &path])?;
+            let alone = tunnel.server_said("shards") == ["1"];
+            let shards = tunnel.server_said("shard");
+            if alone || shards.first() != shards.last() {
+                return Ok(());
+            }
+        }
+        let text = "the second client is on the first one's shard, again and again";
+        Err(Error::Timeout(text.to_owned()))
     }
 
     fn is_ours(&self) -> bool {
