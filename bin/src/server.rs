@@ -190,6 +190,10 @@ impl ServerApp {
     /// # Errors
     /// Why the server ended, if not by a signal; or what could not be written or restored.
     pub fn finish(self) -> Result<(), Failure> {
+        let refused = self.destinations.as_ref().map_or(0, Destinations::failures);
+        if self.shard == 0 && refused > 0 {
+            tracing::info!(refused, "prefixes that were not steered");
+        }
         let saved = self.leases.finish();
         let restored = app::close_host(self.host);
         match self.failure {
