@@ -24,7 +24,7 @@ impl Endpoint {
         if self.shutdown.is_some() {
             return Err(ConnectError::ShuttingDown);
         }
-        let connections = self.place.shared.registry().crowd.connections();
+        let connections = self.seat.shared.registry().crowd.connections();
         if connections >= self.limits.max_connections {
             return Err(ConnectError::Limit);
         }

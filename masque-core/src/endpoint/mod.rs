@@ -75,7 +75,7 @@ use bridge::BridgeEvent;
 use conn::Conn;
 use forward::{Forwarding, Policy};
 use setup::WallClock;
-use shard::Place;
+use shard::Seat;
 
 use crate::session::SessionConfig;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -84,6 +84,9 @@ use crate::wire::offload::VnetHdr;
 
 /// The most stateless answers (Retry, reset, version negotiation) that wait to be sent.
 const MAX_RESPONSES: usize = 256;
+/// After so many datagrams of a batch their connection looks at what they have brought: the packets
+/// are then still in the innermost cache, where decryption has left them.
+const DRIVE_AFTER: usize = 12;
 /// The largest UDP payload.
 const MAX_UDP: usize = 65_507;
 
@@ -100,7 +103,7 @@ pub struct Endpoint {
     conns: Vec<Option<Box<Conn>>>,
     ids: BTreeMap<ConnId, usize>,
     fwd: Forwarding,
-    place: Place,
+    seat: Seat,
     admission: Admission,
     events: VecDeque<Event>,
     responses: VecDeque<(Transmit, Vec<u8>)>,
@@ -145,10 +148,10 @@ impl Endpoint {
         config: Config,
         entropy: Entropy,
     ) -> Result<Self, ConnectError> {
-        let place = Place::new(&config)?;
-        let entropy = place.entropy(entropy);
+        let seat = Seat::new(&config)?;
+        let entropy = seat.entropy(entropy);
         let mut limits = config.limits;
-        limits.total_queue_bytes /= usize::from(place.shared.shards().get());
+        limits.total_queue_bytes /= usize::from(seat.shared.shards().get());
         let clock = Arc::new(WallClock::new(now, wall));
         let secret = config
             .server
@@ -164,8 +167,8 @@ impl Endpoint {
         let quic_config = Arc::new(setup::endpoint_config(
             &entropy,
             secret,
-            place.id,
-            place.shared.shards(),
+            seat.id,
+            seat.shared.shards(),
         ));
         let policy = config.server.as_ref().map(|server| Policy {
             access: server.access.clone(),
@@ -195,8 +198,8 @@ impl Endpoint {
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
-            admission: Admission::new(place.shared.clone()),
-            place,
+            admission: Admission::new(seat.shared.clone()),
+            seat,
             events: VecDeque::new(),
             responses: VecDeque::new(),
             ring: VecDeque::new(),
@@ -224,7 +227,7 @@ impl Endpoint {
         self.trace(None, || {
             What::Input(format!("udp {total} bytes from {}", meta.remote).into())
         });
-        if self.place.alone {
+        if self.seat.alone {
             self.take_udp(now, meta, data);
         } else {
             self.sort_udp(now, meta, data);
@@ -238,7 +241,15 @@ impl Endpoint {
             Ecn::Ce => quinn_proto::EcnCodepoint::Ce,
         });
         let mut touched = std::mem::take(&mut self.touched);
+        let mut taken = 0;
         while !data.is_empty() {
+            if taken == DRIVE_AFTER {
+                taken = 0;
+                for at in touched.drain(..) {
+                    self.drive(now, at);
+                }
+            }
+            taken += 1;
             let datagram = data.split_to(meta.stride.clamp(1, data.len()));
             self.fwd.counters.udp_received += 1;
             self.scratch.clear();
@@ -477,12 +488,12 @@ impl Endpoint {
             conns().count(),
             "every connection has an ID"
         );
-        let prefixes = if self.place.alone {
+        let prefixes = if self.seat.alone {
             self.fwd.owners.len()
         } else {
-            self.place.shared.prefixes()
+            self.seat.shared.prefixes()
         };
-        let registry = self.place.shared.registry();
+        let registry = self.seat.shared.registry();
         Usage {
             connections: self.ids.len(),
             identities: registry.of_identity.len(),
@@ -518,7 +529,7 @@ impl Endpoint {
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.clock.set(now);
-        if self.place.has_news() {
+        if self.seat.has_news() {
             self.catch_up(now);
         }
     }

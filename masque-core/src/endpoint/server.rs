@@ -73,7 +73,7 @@ impl Endpoint {
     fn replace_oldest(&mut self, identity: &Identity, newest: ConnId) {
         let allowed = self.limits.connections_per_identity.max(1);
         let oldest: Vec<ConnId> = {
-            let all = &mut self.place.shared.registry().of_identity;
+            let all = &mut self.seat.shared.registry().of_identity;
             let all = all.entry(identity.clone()).or_default();
             all.insert(newest);
             let surplus = all.len().saturating_sub(allowed);
@@ -93,7 +93,7 @@ impl Endpoint {
         let Some(identity) = &conn.identity else {
             return;
         };
-        let of_identity = &mut self.place.shared.registry().of_identity;
+        let of_identity = &mut self.seat.shared.registry().of_identity;
         if let Some(all) = of_identity.get_mut(identity) {
             all.remove(&conn.id);
             if all.is_empty() {
@@ -131,7 +131,7 @@ impl Endpoint {
         self.expire_leases();
         let wall = self.clock.now();
         let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
-        let given = self.place.shared.change_leases(|registry| match &leased {
+        let given = self.seat.shared.change_leases(|registry| match &leased {
             Some(identity) => registry.book.lease(identity, wall),
             None => registry.book.lend().map(|addresses| (addresses, None)),
         });
@@ -151,7 +151,7 @@ impl Endpoint {
             .is_err()
         {
             if leased.is_none() {
-                self.place.shared.registry().book.give_back(&addresses);
+                self.seat.shared.registry().book.give_back(&addresses);
             }
             return;
         }
@@ -195,6 +195,7 @@ impl Endpoint {
             announce_by: None,
             queue: TunnelQueue::default(),
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
+            verdict: 0,
             sent_packets: 0,
             received_packets: 0,
             sent_bytes: 0,
@@ -320,7 +321,7 @@ impl Endpoint {
             self.change_owners(&tunnel.addresses.iter().map(release).collect::<Vec<_>>());
             let wall = self.clock.now();
             let identity = conn.identity.as_ref().filter(|_| tunnel.lent.is_empty());
-            let touched = self.place.shared.change_leases(|registry| {
+            let touched = self.seat.shared.change_leases(|registry| {
                 registry.book.give_back(&tunnel.lent);
                 registry.book.end_reservation(tunnel.handle);
                 identity.and_then(|identity| registry.book.touch(identity, wall))

@@ -105,7 +105,7 @@ impl Mail {
 }
 
 /// Where an endpoint stands among the shards of its server.
-pub(super) struct Place {
+pub(super) struct Seat {
     pub(super) id: ShardId,
     pub(super) shared: Shared,
     /// There is no other shard: nothing is looked up, nothing is sent.
@@ -114,7 +114,7 @@ pub(super) struct Place {
     seen: u64,
 }
 
-impl Place {
+impl Seat {
     pub(super) fn new(config: &Config) -> Result<Self, ConnectError> {
         let (id, shared) = match &config.shard {
             Some(shard) => (shard.id, shard.shared.clone()),
@@ -204,16 +204,16 @@ impl Endpoint {
 
     /// The shard of a connection that is not here.
     pub(super) fn elsewhere(&self, conn: ConnId) -> Option<ShardId> {
-        if self.place.alone {
+        if self.seat.alone {
             return None;
         }
-        Some(self.place.shared.home(conn)).filter(|home| *home != self.place.id)
+        Some(self.seat.shared.home(conn)).filter(|home| *home != self.seat.id)
     }
 
     /// Takes the datagrams that are ours, and sends on those that are not. All of a batch are of one
     /// remote address and mostly of one connection.
     pub(super) fn sort_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
-        let shards = self.place.shared.shards();
+        let shards = self.seat.shared.shards();
         let stride = meta.stride.max(1);
         while !data.is_empty() {
             let mut datagrams = data.chunks(stride).map(|part| shard_of(part, shards));
@@ -222,7 +222,7 @@ impl Endpoint {
             };
             let run = 1 + datagrams.take_while(|other| *other == shard).count();
             let run = data.split_to(run.saturating_mul(stride).min(data.len()));
-            if shard == self.place.id {
+            if shard == self.seat.id {
                 self.take_udp(now, meta, run);
             } else {
                 // Bytes of their own: a waiting datagram keeps nobody's receive buffer.
@@ -261,7 +261,7 @@ impl Endpoint {
 
     /// Leaves a notice for another shard, and wakes it.
     pub(super) fn leave_notice(&mut self, shard: ShardId, notice: Notice) {
-        self.place.shared.leave(notice);
+        self.seat.shared.leave(notice);
         self.post(shard, Kind::Look);
     }
 
@@ -284,20 +284,23 @@ impl Endpoint {
 
     /// Makes changes of owners known, here and on the other shards.
     pub(super) fn change_owners(&mut self, changes: &[Change]) {
+        self.fwd.rules_changed();
         let owners = &mut self.fwd.owners;
-        if self.place.alone {
+        if self.seat.alone {
             changes.iter().for_each(|change| owners.apply(*change));
         } else if !changes.is_empty() {
-            let seen = &mut self.place.seen;
-            self.place.shared.announce(changes, owners, seen);
+            let seen = &mut self.seat.seen;
+            self.seat.shared.announce(changes, owners, seen);
         }
     }
 
     /// Takes in what the other shards have written for us.
     pub(super) fn catch_up(&mut self, now: Instant) {
-        let place = &mut self.place;
+        // Who had an address may have it no longer, and one that was nobody's may be somebody's.
+        self.fwd.rules_changed();
+        let seat = &mut self.seat;
         let owners = &mut self.fwd.owners;
-        let notices = place.shared.catch_up(place.id, owners, &mut place.seen);
+        let notices = seat.shared.catch_up(seat.id, owners, &mut seat.seen);
         for notice in notices {
             self.obey(now, notice);
         }

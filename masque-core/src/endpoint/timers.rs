@@ -115,6 +115,7 @@ impl Endpoint {
     pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
         self.advance(now);
         self.trace(None, || What::Input(format!("command {command:?}").into()));
+        self.fwd.rules_changed();
         match command {
             Command::AdvertiseRoutes { tunnel, routes } => {
                 let advertise = SessionCommand::AdvertiseRoutes {
@@ -159,7 +160,7 @@ impl Endpoint {
             }
             Command::Revoke { identity } => {
                 let all = self
-                    .place
+                    .seat
                     .shared
                     .registry()
                     .of_identity
@@ -275,7 +276,7 @@ impl Endpoint {
         let (lent, before) = (tunnel.lent.clone(), tunnel.addresses.clone());
         // Asked and reserved in one: two shards never both get the last yes.
         let kept = {
-            let book = &mut self.place.shared.registry().book;
+            let book = &mut self.seat.shared.registry().book;
             if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
                 return Err(CommandError::AddressInUse);
             }
@@ -287,7 +288,7 @@ impl Endpoint {
         };
         let (_, conn) = self.conn_of(handle)?;
         if let Err(refused) = conn.bridge.session().handle_command(assign) {
-            self.place.shared.registry().book.restore(handle, kept);
+            self.seat.shared.registry().book.restore(handle, kept);
             return Err(refused.into());
         }
         if let Some(tunnel) = conn.tunnel_mut(handle.tunnel) {
@@ -378,10 +379,10 @@ impl Endpoint {
 
     pub(super) fn expire_leases(&mut self) {
         let wall = quinn_proto::TimeSource::now(&*self.clock);
-        if !self.place.shared.may_expire(wall) {
+        if !self.seat.shared.may_expire(wall) {
             return;
         }
-        let (ended, renewed) = self.place.shared.change_leases(|registry| {
+        let (ended, renewed) = self.seat.shared.change_leases(|registry| {
             let of_identity = &registry.of_identity;
             let in_use = |identity: &Identity| of_identity.contains_key(identity);
             registry.book.expire(wall, in_use)

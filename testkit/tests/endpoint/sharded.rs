@@ -569,6 +569,36 @@ fn what_a_client_was_assigned_by_command_is_its_on_every_shard() {
 }
 
 #[test]
+fn packets_are_judged_anew_once_another_shard_changed_the_rules() {
+    let mut star = up(&options(3, Steering::Right));
+    let (one, other) = apart(&star);
+    let (here, _) = home(&star, one).expect("up");
+    let (there, tunnel) = home(&star, other).expect("up");
+    let own = address(&star, one, true);
+    let host: IpAddr = "172.16.5.9".parse().expect("a constant");
+    // A host behind the server, to and fro, often enough to be remembered.
+    for _ in 0..3 {
+        at_queue(&mut star, here, &datagram(host, own, 10));
+        send(&mut star, one, datagram(own, host, 10));
+    }
+    assert_eq!(received(&mut star, one).len(), 3);
+    assert_eq!(received(&mut star, here).len(), 3);
+    let addresses = vec![masque_core::wire::prefix::IpPrefix::host(host)];
+    command(
+        &mut star,
+        there,
+        Command::AssignAddresses { tunnel, addresses },
+    );
+    run(&mut star, 300);
+    // Now it is a client of another shard.
+    at_queue(&mut star, here, &datagram(host, own, 10));
+    assert_eq!(dropped(&star, here, DropReason::PoolSource), 1);
+    send(&mut star, one, datagram(own, host, 10));
+    assert_eq!(received(&mut star, here).len(), 0);
+    assert_eq!(received(&mut star, other).len(), 1);
+}
+
+#[test]
 fn a_shard_that_ends_takes_what_it_had_with_it() {
     let mut star = up(&options(3, Steering::Right));
     let (one, other) = apart(&star);
