@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use masque_adapter_kit::{
     App, Controller, Offload, Pump, PumpOptions, SystemIo, TunConfig, TunDevice, UdpConfig,
 };
-use masque_core::endpoint::{Config, Endpoint, Entropy, PortConfig, PortId};
+use masque_core::endpoint::{Cipher, Config, ConnId, Endpoint, Entropy, PortConfig, PortId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -185,6 +185,14 @@ impl StopSignals {
             }
         });
     }
+}
+
+/// The name of a connection's cipher, for a log line.
+#[must_use]
+pub fn cipher(endpoint: &Endpoint, conn: ConnId) -> &'static str {
+    let info = endpoint.connection(conn);
+    info.and_then(|info| info.cipher)
+        .map_or("unknown", Cipher::name)
 }
 
 /// Says what was carried and what was dropped.

@@ -222,7 +222,8 @@ impl App for ServerApp {
                 identity,
             } => {
                 let client = identity.as_ref().map_or("unknown", |identity| &identity.0);
-                tracing::info!(%conn, %remote, client, "client connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, client, cipher, "client connected");
                 self.clients.insert(conn, identity);
             }
             Event::TunnelUp { tunnel, .. } => {

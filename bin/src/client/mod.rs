@@ -494,7 +494,8 @@ impl App for ClientApp {
     fn on_event(&mut self, cx: &mut Cx<'_>, event: Event) {
         match event {
             Event::Connected { conn, remote, .. } => {
-                tracing::debug!(%conn, %remote, "connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, cipher, "connected");
             }
             Event::TunnelUp { tunnel, .. } => {
                 if let Phase::Connecting(link, _) = self.phase
