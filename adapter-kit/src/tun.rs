@@ -59,7 +59,7 @@ impl TunDevice {
     pub fn create(config: &TunConfig) -> io::Result<Self> {
         let device = match build(config, config.offload) {
             Err(error) if config.offload && error.raw_os_error() == Some(libc::EINVAL) => {
-                tracing::warn!(%error, "no TUN offload: packets cross one by one");
+                tracing::warn!(%error, "the kernel has no TUN offload: packets cross the TUN device one by one");
                 build(config, false)?
             }
             other => other?,

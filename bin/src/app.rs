@@ -195,7 +195,22 @@ pub fn cipher(endpoint: &Endpoint, conn: ConnId) -> &'static str {
         .map_or("unknown", Cipher::name)
 }
 
-/// Says what was carried and what was dropped.
+/// Says which offloads the configuration switches off, a line each. What the kernel lacks or fails at is
+/// told where it shows.
+pub fn tell_forbidden(tun: &TunSection, transport: &TransportSection) {
+    if transport.gso == Some(false) {
+        tracing::info!("transport.gso = false: datagrams are sent one by one");
+    }
+    if transport.gro == Some(false) {
+        tracing::info!("transport.gro = false: datagrams are received one by one");
+    }
+    if !tun.offload {
+        tracing::info!("tun.offload = false: packets cross the TUN device one by one");
+    }
+}
+
+/// Says what was carried and what was dropped, how often the system was called for it, and which offloads
+/// were missing.
 pub fn account<A: App>(pump: &Pump<A>) {
     let counters = pump.endpoint().counters();
     let drops: Vec<String> = counters
@@ -203,14 +218,20 @@ pub fn account<A: App>(pump: &Pump<A>) {
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| format!("{} {count}", reason.name()))
         .collect();
+    let calls = pump.counters();
     tracing::info!(
         packets_in = counters.packets_in,
         packets_out = counters.packets_out,
         packets_across = counters.packets_across,
         drops = drops.join(", "),
+        udp_receives = calls.receives,
+        udp_sends = calls.sends,
+        tun_reads = calls.reads,
+        tun_writes = calls.writes,
+        without = %pump.io().fallbacks(),
         "packets carried"
     );
-    tracing::debug!(?counters, pump = ?pump.counters(), "counters");
+    tracing::debug!(?counters, pump = ?calls, "counters");
 }
 
 /// Undoes all changes to the host.

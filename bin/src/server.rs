@@ -36,6 +36,7 @@ pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
+    app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     for listen in &settings.listen {
         let socket = app::bind(*listen, &settings.transport, None)?;

@@ -68,6 +68,7 @@ pub fn serve<R: Runtime>(
         "client ready"
     );
     let installer = Installer::new(host, &settings, tun.name());
+    app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
     let app = ClientApp::new(settings, Some(installer), observer)?;

@@ -164,9 +164,8 @@ impl TransportSection {
                 return Err(source.fault(rate, "rate must be at least 10000 bit/s"));
             }
             (Congestion::Fixed, None) => {
-                return Err(source.whole(
-                    "congestion = \"fixed\" needs transport.rate, such as \"100Mbit/s\"",
-                ));
+                return Err(source
+                    .whole("congestion = \"fixed\" needs transport.rate, such as \"100Mbit/s\""));
             }
             (_, Some(rate)) => {
                 return Err(source.fault(rate, "rate is only for congestion = \"fixed\""));

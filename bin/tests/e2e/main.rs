@@ -1,5 +1,6 @@
 //! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
 
+mod ciphers;
 mod clients;
 mod namespace;
 mod pairs;
@@ -9,4 +10,5 @@ mod refusals;
 mod restores;
 mod spoofing;
 mod traffic;
+mod without;
 mod world;

@@ -150,10 +150,7 @@ impl Session for WatchedSession {
 
     fn early_crypto(
         &self,
-    ) -> Option<(
-        Box<dyn quinn_proto::crypto::HeaderKey>,
-        Box<dyn PacketKey>,
-    )> {
+    ) -> Option<(Box<dyn quinn_proto::crypto::HeaderKey>, Box<dyn PacketKey>)> {
         self.inner.early_crypto()
     }
 
