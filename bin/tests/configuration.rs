@@ -231,7 +231,7 @@ fn settings_out_of_range_are_refused() {
         ("ciphers = []", "ciphers needs at least one entry"),
         (
             "ciphers = [\"aes-128-gcm\", \"aes-128-gcm\"]",
-            "server.toml:8:28: aes-128-gcm is listed twice",
+            "server.toml:8:27: aes-128-gcm is listed twice",
         ),
         (
             "ciphers = [\"aes-128-cbc\"]",

@@ -135,24 +135,32 @@ pub fn judge(results: &Results) -> Vec<Judged> {
     judged
 }
 
-/// Goals that nothing can be said about, because one side or both were not measured: what of ours they
-/// are about, and against whom.
+/// Goals that nothing can be said about, because one side or both were not measured: each with those of
+/// ours it would be about.
 #[must_use]
 pub fn unjudged(results: &Results) -> Vec<String> {
-    let mut missing: Vec<String> = Vec::new();
+    let mut missing: Vec<(String, Vec<&str>)> = Vec::new();
     for subject in &results.ours {
         for goal in goals(results.wire, is_chacha(subject)) {
-            if goal.bounds.is_some() && one(results, subject, &goal).is_none() {
-                let against = match goal.against {
-                    Against::One(name) => format!(" / {name}"),
-                    Against::BestPeer => " / the best peer".to_owned(),
-                    Against::Nobody => String::new(),
-                };
-                missing.push(format!("{subject} {} {}{against}", goal.test, goal.value));
+            if goal.bounds.is_none() || one(results, subject, &goal).is_some() {
+                continue;
+            }
+            let against = match goal.against {
+                Against::One(name) => format!(" / {name}"),
+                Against::BestPeer => " / the best peer".to_owned(),
+                Against::Nobody => String::new(),
+            };
+            let what = format!("{} {}{against}", goal.test, goal.value);
+            match missing.iter_mut().find(|(other, _)| *other == what) {
+                Some((_, subjects)) => subjects.push(subject),
+                None => missing.push((what, vec![subject])),
             }
         }
     }
     missing
+        .into_iter()
+        .map(|(what, subjects)| format!("{what} ({})", subjects.join(", ")))
+        .collect()
 }
 
 fn is_chacha(subject: &str) -> bool {
@@ -300,9 +308,14 @@ mod tests {
     fn what_has_not_been_measured_is_named_and_what_has_been_is_judged() {
         let ours = ["masque-mio", "masque-mio-chacha", "masque-tokio"];
         let alone = measured(&ours, |_| 1.0);
-        let missing = unjudged(&alone);
-        assert!(missing.contains(&"masque-mio tcp_1_up gbit_per_s / wireguard-go".to_owned()));
-        assert!(missing.contains(&"masque-mio pps_64 lossless_pps / the best peer".to_owned()));
+        let missing = unjudged(&alone).join("\n");
+        let all_three = ours.join(", ");
+        for expected in [
+            format!("tcp_1_up gbit_per_s / wireguard-go ({all_three})"),
+            "pps_64 lossless_pps / the best peer (masque-mio, masque-tokio)".to_owned(),
+        ] {
+            assert!(missing.contains(&expected), "{missing}");
+        }
         let yardsticks = ["wireguard-go", "quincy", "qfwd", "fwd-offload", "fwd-naive"];
         let all = measured(&[&ours[..], &yardsticks[..]].concat(), |_| 1.0);
         assert_eq!(unjudged(&all), Vec::<String>::new());

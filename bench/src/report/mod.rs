@@ -152,7 +152,7 @@ pub(crate) fn measured(results: &Results) -> Vec<String> {
     let missing = (!missing.is_empty()).then(|| {
         format!(
             "goals that this run says nothing about: {}",
-            missing.join(", ")
+            missing.join("; ")
         )
     });
     subjects
@@ -374,7 +374,7 @@ mod tests {
             "## run-gso: wire gso",
             "## run-segmented: wire segmented",
             "- masque-mio: note; cipher aes-128-gcm; inner MTU 1396",
-            "goals that this run says nothing about: masque-mio tcp_1_up gbit_per_s / quincy",
+            "goals that this run says nothing about: tcp_1_up gbit_per_s / quincy (masque-mio)",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
