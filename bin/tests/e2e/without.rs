@@ -95,7 +95,7 @@ fn carries_without(missing: &[Feature], start: impl Fn(&World, &str) -> Process)
 /// same amount.
 fn goes_one_by_one(end: &Ended, feature: Feature) {
     let calls = end.totals[feature.calls()].as_u64().unwrap();
-    let packets = 2 * SOME / 1452;
+    let packets = 2 * SOME / 1472;
     assert!(calls >= packets, "{}: {}", feature.counter(), end.totals);
 }
 
