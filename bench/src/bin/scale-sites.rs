@@ -1,7 +1,7 @@
 //! Which code allocates on the server's account, and which holds what idle tunnels need.
 //!
 //! ```text
-//! scale-sites packets up 4000     allocations of 4,000 packets in the steady state
+//! scale-sites packets 4000        allocations of 4,000 packets in the steady state
 //! scale-sites memory 100          bytes held by 100 idle tunnels
 //! ```
 //!

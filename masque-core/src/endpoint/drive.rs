@@ -154,9 +154,7 @@ impl Endpoint {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.ids.remove(&conn.id);
-            if let Some(armed) = conn.armed {
-                self.armed.remove(&(armed, at));
-            }
+            self.armed.set(at, None);
             return;
         }
         if !conn.timer_dirty {

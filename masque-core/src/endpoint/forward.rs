@@ -12,6 +12,7 @@ use super::config::{Access, PortConfig};
 use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
 use super::rate::RateLimit;
+use super::space::AddressSpace;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -39,10 +40,12 @@ pub(super) struct Port {
 /// What the server lets through beside the rules of each tunnel.
 pub(super) struct Policy {
     pub(super) access: Access,
+    /// What `access` denies.
+    pub(super) deny: AddressSpace,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) port: PortId,
     /// Pools and static assignments: where clients' addresses are.
-    pub(super) client_space: Vec<IpPrefix>,
+    pub(super) client_space: AddressSpace,
 }
 
 /// A packet on its way from one tunnel to another.
@@ -222,7 +225,7 @@ impl Forwarding {
             return Ok(None);
         };
         let to = info.destination;
-        if policy.access.deny.iter().any(|prefix| prefix.contains(to)) {
+        if policy.deny.contains(to) {
             return Err(DropReason::Prohibited);
         }
         if policy.gateways.contains(&to) {
@@ -248,12 +251,8 @@ impl Forwarding {
     }
 
     fn in_pool(&self, address: IpAddr) -> bool {
-        let space = self
-            .policy
-            .as_ref()
-            .map(|policy| policy.client_space.as_slice())
-            .unwrap_or_default();
-        space.iter().any(|prefix| prefix.contains(address))
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.client_space.contains(address))
     }
 
     /// Judges a packet from a device and finds its tunnel.

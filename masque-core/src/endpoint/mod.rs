@@ -17,7 +17,8 @@
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
-//! | `pool.rs` | addresses, leases, static assignments |
+//! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
+//! | `timers.rs`, `deadlines.rs` | when what is due |
 
 mod admit;
 mod answers;
@@ -28,6 +29,7 @@ mod command;
 mod config;
 mod conn;
 mod counters;
+mod deadlines;
 mod drive;
 mod entropy;
 mod event;
@@ -36,8 +38,10 @@ mod fq_codel;
 mod pool;
 mod rate;
 mod routes;
+mod runs;
 mod server;
 mod setup;
+mod space;
 mod timers;
 mod tls;
 mod types;
@@ -69,6 +73,7 @@ pub use types::{
 use admit::Admission;
 use bridge::BridgeEvent;
 use conn::Conn;
+use deadlines::Deadlines;
 use forward::{Forwarding, Policy};
 use pool::AddressBook;
 use setup::WallClock;
@@ -90,7 +95,7 @@ pub struct Endpoint {
     client_ids: Arc<Mutex<ChaCha20Rng>>,
     profile: TransportProfile,
     limits: Limits,
-    session: SessionConfig,
+    session: Arc<SessionConfig>,
     server: Option<ServerConfig>,
     /// By quinn-proto's handle.
     conns: Vec<Option<Box<Conn>>>,
@@ -104,8 +109,10 @@ pub struct Endpoint {
     /// Connections that may have something to send.
     ring: VecDeque<usize>,
     /// Deadlines of connections; kept up lazily through `stale`.
-    armed: BTreeSet<(Instant, usize)>,
+    armed: Deadlines,
     stale: Vec<usize>,
+    /// Connections that are due: a buffer.
+    due: Vec<usize>,
     /// The last `now`, so that forgotten output is due at once.
     now: Instant,
     shutdown: Option<Instant>,
@@ -165,6 +172,7 @@ impl Endpoint {
         };
         let policy = config.server.as_ref().map(|server| Policy {
             access: server.access.clone(),
+            deny: server.access.deny.iter().copied().collect(),
             gateways: server.gateways.clone(),
             port: server.port,
             client_space: server
@@ -187,7 +195,7 @@ impl Endpoint {
             fwd: Forwarding::new(config.ports, policy, &config.limits, flow_key, now),
             profile: config.transport,
             limits: config.limits,
-            session: config.session,
+            session: Arc::new(config.session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
@@ -197,8 +205,9 @@ impl Endpoint {
             events: VecDeque::new(),
             responses: VecDeque::new(),
             ring: VecDeque::new(),
-            armed: BTreeSet::new(),
+            armed: Deadlines::default(),
             stale: Vec::new(),
+            due: Vec::new(),
             now,
             shutdown: None,
             shutdown_told: false,

@@ -110,18 +110,41 @@ fn function(frame: &str) -> &str {
     frame.split_once(": ").map_or(frame, |(_, rest)| rest)
 }
 
-fn owner(function: &str) -> Option<Owner> {
-    let named = |name: &str| {
-        let function = function.trim_start_matches(['<', '&']);
-        function.starts_with(name)
+/// By the path of the function, or, where it was inlined and has lost that, by its file, of which
+/// dhat keeps the last three parts.
+fn owner(frame: &str) -> Option<Owner> {
+    const PATHS: [(&str, Owner); 7] = [
+        ("masque_core::", Owner::Core),
+        ("quinn_proto::", Owner::Quic),
+        ("rustls::", Owner::Tls),
+        ("webpki::", Owner::Tls),
+        ("aws_lc_rs::", Owner::Tls),
+        ("x509_parser::", Owner::Tls),
+        ("masque_testkit::", Owner::Other),
+    ];
+    const FILES: [(&str, Owner); 16] = [
+        ("masque-core/", Owner::Core),
+        ("src/endpoint/", Owner::Core),
+        ("src/session/", Owner::Core),
+        ("src/wire/", Owner::Core),
+        ("wire/", Owner::Core),
+        ("quinn-proto", Owner::Quic),
+        ("src/connection/", Owner::Quic),
+        ("connection/streams/", Owner::Quic),
+        ("src/congestion/", Owner::Quic),
+        ("src/range_set/", Owner::Quic),
+        ("src/config/", Owner::Quic),
+        ("rustls", Owner::Tls),
+        ("src/msgs/", Owner::Tls),
+        ("src/server/", Owner::Tls),
+        ("src/conn/", Owner::Tls),
+        ("testkit/", Owner::Other),
+    ];
+    let path = frame.trim_start_matches(['<', '&']);
+    let file = frame.rsplit_once(" (").map_or("", |(_, file)| file);
+    let by = |table: &[(&str, Owner)], text: &str| {
+        let found = table.iter().find(|(start, _)| text.starts_with(start));
+        found.map(|(_, owner)| *owner)
     };
-    if named("masque_core::") {
-        Some(Owner::Core)
-    } else if named("quinn_proto::") {
-        Some(Owner::Quic)
-    } else if ["rustls", "aws_lc", "webpki", "x509_parser"].iter().any(|name| named(name)) {
-        Some(Owner::Tls)
-    } else {
-        None
-    }
+    by(&PATHS, path).or_else(|| by(&FILES, file))
 }

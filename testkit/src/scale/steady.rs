@@ -45,6 +45,8 @@ pub struct Steady {
 pub struct Warm {
     fleet: Fleet,
     next: usize,
+    /// Long enough for a burst to arrive and its acknowledgements to come back.
+    visit: Duration,
 }
 
 impl Warm {
@@ -53,10 +55,15 @@ impl Warm {
     /// # Errors
     /// [`FleetError`].
     pub fn new(plan: Plan, gauges: Gauges) -> Result<Self, FleetError> {
+        let visit = plan.one_way * 5;
         let mut fleet = Fleet::new(plan, gauges)?;
         connect_all(&mut fleet, Duration::from_micros(200))?;
         fleet.run_until(fleet.now() + Duration::from_secs(1));
-        Ok(Self { fleet, next: 0 })
+        Ok(Self {
+            fleet,
+            next: 0,
+            visit,
+        })
     }
 
     /// What the server has cost.
@@ -94,7 +101,7 @@ impl Warm {
                 }
             }
             sent += u64::from(BURST);
-            self.fleet.run_until(now + Duration::from_millis(2));
+            self.fleet.run_until(now + self.visit);
         }
         self.fleet.run_until(self.fleet.now() + Duration::from_millis(60));
         let arrived = self.arrived(way) - arrived;
