@@ -53,7 +53,12 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let file = tempfile::NamedTempFile::new()?;
-    let profile = || dhat::Profiler::builder().file_name(file.path()).trim_backtraces(None).build();
+    let profile = || {
+        dhat::Profiler::builder()
+            .file_name(file.path())
+            .trim_backtraces(None)
+            .build()
+    };
     let plan = Plan {
         crypto: Crypto::Real,
         ..Plan::default()
@@ -68,22 +73,36 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
             drop(profiler);
             for site in sites::read(file.path())? {
                 let each = site.blocks as f64 / done.packets as f64;
-                println!("{each:8.4} {:?} {}", site.owner, site.frames.join("\n              "));
+                println!(
+                    "{each:8.4} {:?} {}",
+                    site.owner,
+                    site.frames.join("\n              ")
+                );
             }
         }
         Args::Memory { tunnels, null } => {
             let profiler = profile();
             let crypto = if *null { Crypto::Null } else { Crypto::Real };
             let clients = *tunnels;
-            let plan = Plan { clients, crypto, ..plan };
-            idle::idle_then(plan, Gauges::default(), Duration::from_secs(20), |_| drop(profiler))?;
+            let plan = Plan {
+                clients,
+                crypto,
+                ..plan
+            };
+            idle::idle_then(plan, Gauges::default(), Duration::from_secs(20), |_| {
+                drop(profiler)
+            })?;
             let mut sites = sites::read(file.path())?;
             sites.sort_by_key(|site| std::cmp::Reverse(site.held));
             let total: u64 = sites.iter().map(|site| site.held).sum();
             println!("{} bytes each", total / *tunnels as u64);
             for site in sites.iter().filter(|site| site.held / *tunnels as u64 > 0) {
                 let each = site.held / *tunnels as u64;
-                println!("{each:8} {:?} {}", site.owner, site.frames.join("\n              "));
+                println!(
+                    "{each:8} {:?} {}",
+                    site.owner,
+                    site.frames.join("\n              ")
+                );
             }
         }
     }

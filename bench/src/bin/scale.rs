@@ -10,7 +10,7 @@
 use std::alloc::System;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use masque_core::endpoint::Limits;
@@ -61,9 +61,6 @@ enum Part {
 }
 
 fn gauges() -> Gauges {
-    thread_local! {
-        static START: Instant = Instant::now();
-    }
     Gauges {
         heap: || {
             let stats = ALLOCATOR.stats();
@@ -72,7 +69,11 @@ fn gauges() -> Gauges {
                 live: stats.bytes_allocated as i64 - stats.bytes_deallocated as i64,
             }
         },
-        clock: || START.with(Instant::elapsed),
+        // Not the time of day: others use the machine, too.
+        clock: || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        },
     }
 }
 
@@ -94,7 +95,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut results = serde_json::Map::new();
     for &part in parts {
-        let name = part.to_possible_value().map(|value| value.get_name().to_owned());
+        let name = part
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned());
         let name = name.unwrap_or_default();
         println!("{name}");
         let result = measure(part, args)?;
@@ -109,7 +112,11 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
 
 fn measure(part: Part, args: &Args) -> Result<Value, FleetError> {
     let many = args.clients.unwrap_or(10_000);
-    let tls = if args.null { Crypto::Null } else { Crypto::Real };
+    let tls = if args.null {
+        Crypto::Null
+    } else {
+        Crypto::Real
+    };
     let plan = Plan {
         clients: many,
         crypto: tls,
@@ -148,15 +155,32 @@ fn measure(part: Part, args: &Args) -> Result<Value, FleetError> {
                 },
                 ..plan
             };
-            json!(storm::storm(plan, gauges(), there, Duration::from_millis(100))?)
+            json!(storm::storm(
+                plan,
+                gauges(),
+                there,
+                Duration::from_millis(100)
+            )?)
         }
         Part::Handshake => {
-            let plan = Plan { clients: 500, ..plan };
-            let before = Warm::new(Plan { clients: 0, ..plan.clone() }, gauges())?;
+            let plan = Plan {
+                clients: 500,
+                ..plan
+            };
+            let before = Warm::new(
+                Plan {
+                    clients: 0,
+                    ..plan.clone()
+                },
+                gauges(),
+            )?;
             let before = before.meter().time;
             let after = Warm::new(plan.clone(), gauges())?.meter();
             let each = |time: Duration| time.as_secs_f64() * 1e6 / plan.clients as f64;
-            let null = Plan { crypto: Crypto::Null, ..plan.clone() };
+            let null = Plan {
+                crypto: Crypto::Null,
+                ..plan.clone()
+            };
             let ours = Warm::new(null, gauges())?.meter();
             json!({
                 "handshakes": plan.clients,
@@ -169,7 +193,10 @@ fn measure(part: Part, args: &Args) -> Result<Value, FleetError> {
         Part::Setup => {
             let mut rows = Vec::new();
             for (name, retry) in [("cold", false), ("after a Retry", true)] {
-                let mut plan = Plan { clients: 1, ..plan.clone() };
+                let mut plan = Plan {
+                    clients: 1,
+                    ..plan.clone()
+                };
                 if retry {
                     plan.limits.retry_threshold = 0;
                 }
@@ -264,6 +291,8 @@ fn flatten(value: &Value, words: &mut Vec<String>) {
 fn short(value: &Value) -> String {
     match value.as_f64().filter(|_| value.is_f64()) {
         Some(number) => format!("{number:.3}"),
-        None => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+        None => value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned),
     }
 }

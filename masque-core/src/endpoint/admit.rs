@@ -18,6 +18,7 @@ pub(super) struct Admission {
     sources: BTreeMap<IpPrefix, Load>,
     /// Handshakes under way.
     handshaking: usize,
+    /// Handshakes begun or completed.
     accepted_this_turn: usize,
 }
 
@@ -51,6 +52,11 @@ impl Admission {
     /// A new turn: the budget is whole again.
     pub(super) fn new_turn(&mut self) {
         self.accepted_this_turn = 0;
+    }
+
+    /// A handshake was completed: judging a client's certificate is half of the work of one.
+    pub(super) fn worked(&mut self) {
+        self.accepted_this_turn += 1;
     }
 
     pub(super) fn waiting(&self) -> usize {

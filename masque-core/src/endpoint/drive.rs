@@ -212,6 +212,9 @@ impl Endpoint {
     pub(super) fn on_bridge_event(&mut self, now: Instant, conn: &mut Conn, event: BridgeEvent) {
         match event {
             BridgeEvent::Connected => {
+                if conn.pays.is_some() {
+                    self.admission.worked();
+                }
                 self.admission.done(conn.pays.take());
                 conn.handshake_by = None;
                 match conn.role {

@@ -465,18 +465,24 @@ impl Forwarding {
     }
 
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
+    ///
+    /// A tunnel may hold as much as all tunnels together leave free (Choudhury and Hahne's dynamic
+    /// thresholds): many that want everything end up with the same, and one that comes late, or
+    /// queues little, always finds room. One that holds more than that sheds a little with every packet.
     pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
+        let mut has_shed = false;
         loop {
             let queued = tunnel.queue.bytes();
-            let fits = queued + bytes <= self.tunnel_queue_bytes
-                && self.queued_bytes + bytes <= self.total_queue_bytes;
-            if fits {
+            let free = self.total_queue_bytes.saturating_sub(self.queued_bytes);
+            let fits = queued + bytes <= self.tunnel_queue_bytes && bytes <= free;
+            if fits && (has_shed || queued + bytes <= free) {
                 return true;
             }
             let shed = tunnel.queue.shed();
             if shed == 0 {
-                return false;
+                return fits;
             }
+            has_shed = true;
             self.queued_bytes -= queued - tunnel.queue.bytes();
             self.counters.drop(DropReason::QueueFull, shed);
         }

@@ -90,7 +90,10 @@ impl AddressBook {
                 || book.leases.contains_key(&lease.identity);
             let usable = lease.addresses.iter().all(|&address| book.is_free(address));
             if usable && !known {
-                lease.addresses.iter().for_each(|&address| book.take(address));
+                lease
+                    .addresses
+                    .iter()
+                    .for_each(|&address| book.take(address));
                 book.leases.insert(lease.identity.clone(), lease.clone());
             }
         }
@@ -244,12 +247,13 @@ impl AddressBook {
         let mut statics = self.statics.iter();
         let mut reserved = self.reserved.iter();
         taken.all(is_own)
-            && (!self.may_overlap(prefix) || statics
-                .all(|(owner, prefixes)| Some(owner) == identity || !prefixes.iter().any(overlaps))
-            && reserved.all(|(holder, (owner, prefixes))| {
-                let same = owner.is_some() && owner.as_ref() == identity;
-                *holder == tunnel || same || !prefixes.iter().any(overlaps)
-            }))
+            && (!self.may_overlap(prefix)
+                || statics.all(|(owner, prefixes)| {
+                    Some(owner) == identity || !prefixes.iter().any(overlaps)
+                }) && reserved.all(|(holder, (owner, prefixes))| {
+                    let same = owner.is_some() && owner.as_ref() == identity;
+                    *holder == tunnel || same || !prefixes.iter().any(overlaps)
+                }))
     }
 
     /// Addresses lent, and prefixes set aside.

@@ -129,7 +129,9 @@ pub(super) fn server_config(
                 .min(MAX_REQUESTS),
             // A client that sends keep-alives, as ours do, is answered; only where one does not is it
             // the server that asks, before the connection times out.
-            profile.keep_alive.map(|every| (every * 2).min(profile.idle_timeout / 2).max(every)),
+            profile
+                .keep_alive
+                .map(|every| (every * 2).min(profile.idle_timeout / 2).max(every)),
         )?))
         .time_source(clock)
         .validation_token_config(tokens)

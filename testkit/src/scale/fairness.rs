@@ -54,7 +54,10 @@ pub fn fairness(
     while fleet.now() < end {
         let now = fleet.now();
         if now >= warm && !std::mem::replace(&mut counted, true) {
-            fleet.clients_mut().iter_mut().for_each(|client| client.received = 0);
+            fleet
+                .clients_mut()
+                .iter_mut()
+                .for_each(|client| client.received = 0);
         }
         for index in 0..clients {
             owed[index] += packets_a_second * slice.as_secs_f64();
@@ -72,7 +75,11 @@ pub fn fairness(
             owed[index] -= f64::from(count);
             for nth in 0..count {
                 let burst = index % 2 == 0;
-                let later = if burst { Duration::ZERO } else { slice * nth / count };
+                let later = if burst {
+                    Duration::ZERO
+                } else {
+                    slice * nth / count
+                };
                 fleet.from_hosts(now + later, bytes.clone());
             }
         }

@@ -89,12 +89,29 @@ struct Due {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    ToServer { client: usize, data: Vec<u8>, stride: usize },
-    ToClient { client: usize, data: Vec<u8>, stride: usize },
-    Wake { client: usize },
-    Connect { client: usize },
-    FromClient { client: usize, packet: Vec<u8> },
-    FromHosts { packet: Vec<u8> },
+    ToServer {
+        client: usize,
+        data: Vec<u8>,
+        stride: usize,
+    },
+    ToClient {
+        client: usize,
+        data: Vec<u8>,
+        stride: usize,
+    },
+    Wake {
+        client: usize,
+    },
+    Connect {
+        client: usize,
+    },
+    FromClient {
+        client: usize,
+        packet: Vec<u8>,
+    },
+    FromHosts {
+        packet: Vec<u8>,
+    },
 }
 
 impl Fleet {
@@ -257,7 +274,12 @@ impl Fleet {
             }
             let queued = self.queue.peek().map(|due| due.0.at);
             let server = self.server_due();
-            let Some(at) = queued.into_iter().chain(server).min().filter(|at| *at <= limit) else {
+            let Some(at) = queued
+                .into_iter()
+                .chain(server)
+                .min()
+                .filter(|at| *at <= limit)
+            else {
                 self.now = self.now.max(limit);
                 return false;
             };
@@ -286,7 +308,11 @@ impl Fleet {
             true => at.max(server.link_free.saturating_sub(LINK_SLACK)),
             false => at,
         });
-        let at = waits.then_some(self.now).into_iter().chain(deadline).min()?;
+        let at = waits
+            .then_some(self.now)
+            .into_iter()
+            .chain(deadline)
+            .min()?;
         Some(at.max(server.busy_until))
     }
 
@@ -314,7 +340,10 @@ impl Fleet {
                 endpoint.handle_udp(now, meta, data[..].into());
             }),
             What::Wake { client } => {
-                if self.clients[client].deadline.is_some_and(|at| at <= self.now) {
+                if self.clients[client]
+                    .deadline
+                    .is_some_and(|at| at <= self.now)
+                {
                     self.act(client, Endpoint::handle_timeout);
                 }
             }
@@ -467,7 +496,9 @@ impl Fleet {
             }
             server.wire.clear();
             let transmit = meter.server_side(&self.gauges, || {
-                server.endpoint.poll_transmit(now, segments, &mut server.wire)
+                server
+                    .endpoint
+                    .poll_transmit(now, segments, &mut server.wire)
             });
             let Some(transmit) = transmit else { return };
             let stride = transmit.segment_size.unwrap_or(transmit.size);
@@ -517,6 +548,8 @@ fn meta(remote: SocketAddr, stride: usize) -> RecvMeta {
 fn echoed(bytes: &[u8]) -> Option<Duration> {
     let packet = packet::Packet::parse(bytes)?;
     let (from, _, data) = packet::udp_of(&packet)?;
-    let sent = data.first_chunk::<8>().filter(|_| from == packet::ECHO_PORT)?;
+    let sent = data
+        .first_chunk::<8>()
+        .filter(|_| from == packet::ECHO_PORT)?;
     Some(Duration::from_micros(u64::from_be_bytes(*sent)))
 }

@@ -62,7 +62,10 @@ pub fn idle_then(
     let spent = fleet.meter().since(&before);
     let tunnels = fleet.clients().len();
     if fleet.up() < tunnels {
-        return Err(FleetError::Stuck(format!("{} of {tunnels} are left", fleet.up())));
+        return Err(FleetError::Stuck(format!(
+            "{} of {tunnels} are left",
+            fleet.up()
+        )));
     }
     look(&fleet);
     let scale = 60.0 / silence.as_secs_f64() / tunnels as f64;
@@ -90,8 +93,16 @@ pub fn connect_all(fleet: &mut Fleet, apart: Duration) -> Result<(), FleetError>
     }
     fleet.run_until(last + Duration::from_secs(5));
     if fleet.up() < all {
-        let ends: Vec<_> = fleet.clients().iter().flat_map(|c| c.ends.first()).take(3).collect();
-        return Err(FleetError::Stuck(format!("{} of {all} are up; {ends:?}", fleet.up())));
+        let ends: Vec<_> = fleet
+            .clients()
+            .iter()
+            .flat_map(|c| c.ends.first())
+            .take(3)
+            .collect();
+        return Err(FleetError::Stuck(format!(
+            "{} of {all} are up; {ends:?}",
+            fleet.up()
+        )));
     }
     Ok(())
 }

@@ -43,7 +43,11 @@ pub fn setup(plan: Plan, gauges: Gauges) -> Result<Setup, FleetError> {
         fleet.run_until(fleet.now() + round_trip);
     }
     fleet.run_until(fleet.now() + Duration::from_secs(2));
-    let (start, before, limit) = (fleet.now(), fleet.meter(), fleet.now() + Duration::from_secs(20));
+    let (start, before, limit) = (
+        fleet.now(),
+        fleet.meter(),
+        fleet.now() + Duration::from_secs(20),
+    );
     fleet.connect(start, last);
     if !fleet.run_to(limit, |fleet| fleet.clients()[last].is_up()) {
         return Err(FleetError::Stuck("no tunnel".to_owned()));

@@ -75,7 +75,10 @@ pub fn read(path: &Path) -> Result<Vec<Site>, SitesError> {
     for point in &profile.pps {
         let frames = point.frames.iter().filter_map(|&at| profile.ftbl.get(at));
         let frames: Vec<&str> = frames.map(|frame| function(frame)).collect();
-        let Some(end) = frames.iter().position(|frame| frame.contains("server_side")) else {
+        let Some(end) = frames
+            .iter()
+            .position(|frame| frame.contains("server_side"))
+        else {
             continue;
         };
         let frames = &frames[..end];

@@ -103,7 +103,8 @@ impl Warm {
             sent += u64::from(BURST);
             self.fleet.run_until(now + self.visit);
         }
-        self.fleet.run_until(self.fleet.now() + Duration::from_millis(60));
+        self.fleet
+            .run_until(self.fleet.now() + Duration::from_millis(60));
         let arrived = self.arrived(way) - arrived;
         if arrived < sent {
             return Err(FleetError::Stuck(format!("{arrived} of {sent} packets")));
@@ -123,7 +124,12 @@ impl Warm {
         match way {
             Way::Up => self.fleet.delivered(),
             Way::Down => {
-                let bytes: u64 = self.fleet.clients().iter().map(|client| client.received).sum();
+                let bytes: u64 = self
+                    .fleet
+                    .clients()
+                    .iter()
+                    .map(|client| client.received)
+                    .sum();
                 bytes / (PAYLOAD as u64 + 28)
             }
         }

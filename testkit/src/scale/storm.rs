@@ -89,7 +89,10 @@ pub fn storm(
         Some(client.up?.saturating_sub(asked))
     });
     let mut waits: Vec<_> = waits.collect();
-    let mut echoes: Vec<_> = old.iter().flat_map(|client| client.echoes.clone()).collect();
+    let mut echoes: Vec<_> = old
+        .iter()
+        .flat_map(|client| client.echoes.clone())
+        .collect();
     let lost = asked.saturating_sub(echoes.len()) as f64 / asked.max(1) as f64;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     Ok(Storm {
