@@ -8,7 +8,11 @@ use std::time::SystemTime;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
@@ -138,10 +142,10 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// aws-lc-rs, AES-128-GCM first; nothing is taken from a process-wide default.
+/// AES-128-GCM first; nothing is taken from a process-wide default.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
-    use aws_lc_rs::cipher_suite::{
+    use backend::cipher_suite::{
         TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
     };
     Arc::new(CryptoProvider {
@@ -150,7 +154,7 @@ pub fn provider() -> Arc<CryptoProvider> {
             TLS13_CHACHA20_POLY1305_SHA256,
             TLS13_AES_256_GCM_SHA384,
         ],
-        ..aws_lc_rs::default_provider()
+        ..backend::default_provider()
     })
 }
 
