@@ -35,7 +35,7 @@ const FAILURES: usize = 8;
 const BLOCKED_TICK: Duration = Duration::from_millis(10);
 
 /// How often a pump that has had much to do looks whether it still has.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(1);
 
 /// From so many receives and reads between two looks on there is much to do. Single packets leave little
 /// behind, and must not cost further wake-ups.

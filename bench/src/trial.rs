@@ -80,7 +80,8 @@ impl Test {
     #[must_use]
     pub fn estimate(self, secs: f64) -> f64 {
         match self {
-            Self::Startup | Self::Memory => 0.1,
+            Self::Startup => 0.1,
+            Self::Memory => REST.as_secs_f64(),
             Self::Ping => 2.5,
             Self::Tcp { .. } => secs + 2.0,
             Self::Pps { .. } => 14.0 * (step(secs) + 0.5),
@@ -169,6 +170,9 @@ impl Outcome {
     }
 }
 
+/// How long a tunnel rests before its memory is looked at: what load leaves, not what it takes.
+const REST: Duration = Duration::from_secs(3);
+
 /// Runs one test through a tunnel that is up.
 ///
 /// # Errors
@@ -187,6 +191,7 @@ pub fn run(
             }
         }
         Test::Memory => {
+            std::thread::sleep(REST);
             for (role, name) in [(Role::Client, "client"), (Role::Server, "server")] {
                 let processes = tunnel.processes(role);
                 if !processes.is_empty() {

@@ -135,6 +135,7 @@ fn rate(
     let threads = pair.threads();
     let (rate, seconds) = (amounts.rate, amounts.seconds);
     pair.send(rate, rate / 4)?;
+    thread::sleep(SETTLE);
     pair.arrived();
     let slices = busy.map_or(0, Busy::slices);
     let before = threads.used();
