@@ -1,5 +1,6 @@
 //! One bounded, non-blocking turn after another.
 
+mod intake;
 mod links;
 mod sender;
 mod writer;
@@ -9,21 +10,17 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use masque_core::endpoint::{Endpoint, TimerReason, TunBatch};
 
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
 use crate::error::Error;
-use crate::io::{Descriptors, Interest, Io, Source, TUN_READ, UDP_BATCH};
+use crate::io::{Descriptors, Interest, Io, Source, TUN_READ};
 use crate::system::SystemIo;
 use crate::timer::Timer;
+use intake::Intake;
 use links::Links;
 use sender::Sender;
-
-/// Received bytes are cut off this buffer's front; what the endpoint has dropped is used again. Not
-/// larger, as a peer that has one packet kept keeps all of it.
-const RECEIVE_BUFFER: usize = 2 * UDP_BATCH;
 
 /// How often a turn looks again because an event's handler may have made output.
 const PASSES: usize = 4;
@@ -138,7 +135,7 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     counters: PumpCounters,
     links: Links,
     sender: Sender,
-    received: BytesMut,
+    intake: Intake,
     read: Box<[u8]>,
     batch: TunBatch,
     inbox: Inbox<A::Message>,
@@ -198,7 +195,7 @@ impl<A: App, I: Io> Pump<A, I> {
             counters: PumpCounters::default(),
             links,
             sender: Sender::new(&options),
-            received: BytesMut::new(),
+            intake: Intake::default(),
             read: Box::default(),
             batch: TunBatch::default(),
             inbox: Inbox::new()?,
@@ -354,18 +351,11 @@ impl<A: App, I: Io> Pump<A, I> {
                 if !link.readable {
                     break;
                 }
-                if self.received.len() < UDP_BATCH {
-                    // Cleared bytes, not uninitialised ones: the price is a `memset` per buffer, not
-                    // per receive.
-                    self.received.clear();
-                    self.received.reserve(RECEIVE_BUFFER);
-                    self.received.resize(RECEIVE_BUFFER, 0);
-                }
-                match self.io.try_recv(link.id, &mut self.received) {
+                match self.io.try_recv(link.id, self.intake.room()) {
                     Ok((meta, length)) => {
                         failures = 0;
                         self.counters.receives += 1;
-                        let data = self.received.split_to(length.min(self.received.len()));
+                        let data = self.intake.take(length);
                         // Nobody has port 0: an answer would fail as if GSO did.
                         if meta.remote.port() != 0 && !data.is_empty() {
                             self.endpoint.handle_udp(now, meta, data);
@@ -546,7 +536,7 @@ impl<A: App, I: Io> Pump<A, I> {
     fn give_back(&mut self, now: Instant) {
         self.counters.rests += 1;
         self.endpoint.rest(now);
-        self.received = BytesMut::new();
+        self.intake = Intake::default();
         self.batch.frames = Vec::new();
         self.sender.rest();
         self.links.rest();

@@ -387,7 +387,7 @@ fn memory_is_given_back_once_after_load_and_few_packets_cost_no_wake_up() {
     let mut pump = pump(start, Scripted::new(), Adds);
     assert_eq!(settle(&mut pump, start, BUSY - 1), None);
     assert_eq!(settle(&mut pump, start, 1), Some(start + REST));
-    assert!(!pump.received.is_empty());
+    assert!(!pump.intake.is_empty());
     // Load goes on.
     assert_eq!(
         settle(&mut pump, start + REST, BUSY),
@@ -397,7 +397,7 @@ fn memory_is_given_back_once_after_load_and_few_packets_cost_no_wake_up() {
     // It is over.
     assert_eq!(settle(&mut pump, start + 2 * REST, BUSY - 1), None);
     assert_eq!(pump.counters.rests, 1);
-    assert_eq!(pump.received.capacity(), 0);
+    assert!(pump.intake.is_empty());
     assert_eq!(settle(&mut pump, start + 3 * REST, 0), None);
     assert_eq!(pump.counters.rests, 1);
 }

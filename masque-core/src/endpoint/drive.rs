@@ -6,7 +6,7 @@ use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
-use super::conn::Conn;
+use super::conn::{Conn, Tunnel};
 use super::{
     CloseReason, ConnId, DropReason, Endpoint, Event, PortId, SocketId, TunnelClosed, TunnelHandle,
 };
@@ -167,6 +167,16 @@ impl Endpoint {
     }
 
     pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
+        // What packets of an established tunnel begin with is known; the session reads all else.
+        let strip = |state: &Tunnel| state.header.as_ref()?.strip(datagram);
+        let mut tunnels = conn.tunnels.iter().enumerate();
+        if let Some((index, packet)) =
+            tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
+        {
+            return self
+                .fwd
+                .leave_tunnel(now, conn, index, packet, &mut self.trace);
+        }
         match conn.bridge.session().open_datagram(datagram) {
             DatagramVerdict::IpPacket { tunnel, offset } => {
                 self.on_packet(
@@ -239,6 +249,9 @@ impl Endpoint {
     }
 
     pub(super) fn on_session_event(&mut self, now: Instant, conn: &mut Conn, event: SessionEvent) {
+        if !matches!(event, SessionEvent::Packet { .. }) {
+            self.fwd.rules_changed();
+        }
         match event {
             SessionEvent::PeerSettings(_) | SessionEvent::GoAway => {}
             SessionEvent::Requested { tunnel, request } => {

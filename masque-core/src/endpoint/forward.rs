@@ -18,7 +18,7 @@ use crate::trace::{Layer, Recorder, TraceEvent, What};
 use crate::wire::ip::fragment::{FragmentError, MIN_MTU, fragments};
 use crate::wire::ip::icmp::IcmpError;
 use crate::wire::ip::{self, PacketInfo};
-use crate::wire::offload::{Coalescer, TunFrame, VnetHdr, segment};
+use crate::wire::offload::{Coalescer, TunFrame, Verdict, VnetHdr, segment};
 use crate::wire::prefix::IpPrefix;
 use crate::wire::stream::Role;
 
@@ -51,6 +51,14 @@ pub(super) struct Across {
     pub(super) packet: Bytes,
 }
 
+/// Where a tunnel is: its connection among the endpoint's, and which of that connection's it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) handle: TunnelHandle,
+    pub(super) conn: usize,
+    pub(super) tunnel: usize,
+}
+
 /// Everything forwarding needs beside the connections themselves.
 pub(super) struct Forwarding {
     pub(super) ports: Vec<Port>,
@@ -60,6 +68,10 @@ pub(super) struct Forwarding {
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
     arena: BytesMut,
+    /// How many tunnels have had a packet let through.
+    verdicts: Verdict,
+    /// Device, protocol, destination and source of the last packet that entered a tunnel, and where.
+    last: Option<((PortId, u8, IpAddr, IpAddr), Place)>,
     /// The bytes in the queues of all tunnels.
     pub(super) queued_bytes: usize,
     /// What inner flows are hashed with.
@@ -93,6 +105,8 @@ impl Forwarding {
             counters: Counters::default(),
             across: Vec::new(),
             arena: BytesMut::new(),
+            verdicts: 0,
+            last: None,
             queued_bytes: 0,
             flow_key,
             tunnel_queue_bytes: limits.tunnel_queue_bytes,
@@ -119,6 +133,7 @@ impl Forwarding {
     /// Packets for `prefix` go to `owner`, unless a newer tunnel has the same prefix: tunnels of one
     /// identity share addresses, and which was established last is a matter of luck.
     pub(super) fn claim(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
+        self.rules_changed();
         let older = |other: &TunnelHandle| *other < owner;
         match prefix.to_ipnet() {
             ipnet::IpNet::V4(net) if self.v4.get(&net).is_none_or(older) => {
@@ -133,6 +148,7 @@ impl Forwarding {
 
     /// Forgets a claim, if it is still `owner`'s, and says whether it was.
     pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) -> bool {
+        self.rules_changed();
         match prefix.to_ipnet() {
             ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
                 self.v4.remove(&net).is_some()
@@ -142,6 +158,28 @@ impl Forwarding {
             }
             _ => false,
         }
+    }
+
+    /// Addresses, routes or tunnels are others than before: every packet is judged anew.
+    pub(super) fn rules_changed(&mut self) {
+        for port in &mut self.ports {
+            port.out.forget_verdicts();
+        }
+        self.last = None;
+    }
+
+    /// Where the last packet from a device went, if this one is of the same hosts and protocol: the
+    /// rules look at nothing else.
+    #[inline]
+    pub(super) fn last_place(&self, port: PortId, info: &PacketInfo) -> Option<Place> {
+        let (last, place) = self.last.as_ref()?;
+        (*last == (port, info.protocol, info.destination, info.source)).then_some(*place)
+    }
+
+    /// Remembers where a packet from a device went.
+    pub(super) fn remember(&mut self, port: PortId, info: &PacketInfo, place: Place) {
+        let packet = (port, info.protocol, info.destination, info.source);
+        self.last = Some((packet, place));
     }
 
     /// How many prefixes and devices lead to tunnels.
@@ -168,6 +206,16 @@ impl Forwarding {
         packet: &[u8],
         trace: &mut Recorder,
     ) {
+        let state = &mut conn.tunnels[tunnel];
+        // Most packets continue a super-packet whose first packet was judged by the same rules.
+        if let Some(port) = self.port_mut(conn.port)
+            && port.out.follow(state.verdict, packet)
+        {
+            state.received_packets += 1;
+            state.received_bytes += packet.len() as u64;
+            self.counters.packets_out += 1;
+            return;
+        }
         let info = match PacketInfo::parse(packet) {
             Ok(info) => info,
             Err(_) => return self.dropped(DropReason::Malformed, packet.len(), trace),
@@ -186,8 +234,14 @@ impl Forwarding {
         match verdict {
             Ok(None) => {
                 self.counters.packets_out += 1;
+                let state = &mut conn.tunnels[tunnel];
+                if state.verdict == 0 {
+                    self.verdicts += 1;
+                    state.verdict = self.verdicts;
+                }
+                let verdict = state.verdict;
                 if let Some(port) = self.port_mut(conn.port) {
-                    port.out.push(packet);
+                    port.out.push_judged(verdict, packet);
                 }
             }
             Ok(Some(to)) => {
@@ -289,6 +343,7 @@ impl Forwarding {
         now: Instant,
         conn: &mut Conn,
         tunnel: usize,
+        judged: bool,
         header: VnetHdr,
         packet: &[u8],
         info: &PacketInfo,
@@ -302,10 +357,11 @@ impl Forwarding {
         let state = &mut conn.tunnels[tunnel];
         let mtu = state.admits(now);
         // Across tunnels the sender's own rules were checked already; here the receiver's hold.
-        if let Err(reason) = state
-            .judge(way, info)
-            .and_then(|()| fits_version(mtu, info))
-        {
+        let verdict = match judged {
+            true => Ok(()),
+            false => state.judge(way, info),
+        };
+        if let Err(reason) = verdict.and_then(|()| fits_version(mtu, info)) {
             let count = self.lost(reason, header, packet, info, trace);
             if let Some(error) = error_for(reason) {
                 self.report(now, conn, tunnel, from, error, packet, info);

@@ -184,6 +184,7 @@ impl Endpoint {
             announce_by: None,
             queue: TunnelQueue::default(),
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
+            verdict: 0,
             sent_packets: 0,
             received_packets: 0,
             sent_bytes: 0,

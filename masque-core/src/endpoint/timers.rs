@@ -113,6 +113,7 @@ impl Endpoint {
     pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
         self.advance(now);
         self.trace(None, || What::Input(format!("command {command:?}").into()));
+        self.fwd.rules_changed();
         match command {
             Command::AdvertiseRoutes { tunnel, routes } => {
                 let advertise = SessionCommand::AdvertiseRoutes {
