@@ -389,13 +389,13 @@ fn memory_is_given_back_once_after_load_and_few_packets_cost_no_wake_up() {
     assert_eq!(settle(&mut pump, start, 1), Some(start + REST));
     assert!(!pump.intake.is_empty());
     // Load goes on.
-    assert_eq!(
-        settle(&mut pump, start + REST, BUSY),
-        Some(start + 2 * REST)
-    );
+    let (look, between) = (start + REST, start + REST / 2);
+    assert_eq!(settle(&mut pump, between, BUSY), Some(look));
+    assert_eq!(settle(&mut pump, look, 0), Some(look + REST));
     assert_eq!(pump.counters.rests, 0);
     // It is over.
-    assert_eq!(settle(&mut pump, start + 2 * REST, BUSY - 1), None);
+    assert_eq!(settle(&mut pump, look, BUSY - 1), Some(look + REST));
+    assert_eq!(settle(&mut pump, look + REST, 0), None);
     assert_eq!(pump.counters.rests, 1);
     assert!(pump.intake.is_empty());
     assert_eq!(settle(&mut pump, start + 3 * REST, 0), None);
