@@ -10,6 +10,7 @@
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
 //! | [`scenario`] | worlds ready to run |
+//! | [`scale`] | one server, very many clients, and what they cost |
 //! | [`traffic`] | bulk flows, voice, named paths, and trials of tunnels by them |
 //! | [`lab`] | what `masque-lab` does: run and step |
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@
 pub mod crypto;
 pub mod lab;
 pub mod packet;
+pub mod scale;
 pub mod scenario;
 pub mod seed;
 pub mod traffic;

@@ -21,6 +21,7 @@ pub(super) struct Sender {
     max_segments: usize,
     patience: Duration,
     complained: bool,
+    complained_of_gso: bool,
 }
 
 #[derive(Debug)]
@@ -34,17 +35,25 @@ struct Pending {
 impl Sender {
     pub(super) fn new(options: &PumpOptions) -> Self {
         Self {
-            buffer: Vec::with_capacity(MAX_SEND),
+            buffer: Vec::new(),
             pending: None,
             max_segments: options.max_segments.max(1),
             patience: options.send_patience,
             complained: false,
+            complained_of_gso: false,
         }
     }
 
     /// Whether a batch waits for its socket.
     pub(super) fn is_blocked(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Frees the buffer, if nothing in it waits.
+    pub(super) fn rest(&mut self) {
+        if self.pending.is_none() {
+            self.buffer = Vec::new();
+        }
     }
 
     /// The most datagrams the next batch may have, whatever socket it is for.
@@ -147,10 +156,15 @@ impl Sender {
                         outcome => {
                             io.disable_gso(link.id);
                             counters.gso_disabled += 1;
-                            tracing::warn!(
-                                socket = link.id.0, %error,
-                                "UDP segmentation offload failed: datagrams are sent one by one"
-                            );
+                            // Each socket finds out for itself: a client has another one
+                            // after each reconnection.
+                            if !self.complained_of_gso {
+                                self.complained_of_gso = true;
+                                tracing::warn!(
+                                    socket = link.id.0, %error,
+                                    "UDP segmentation offload failed: datagrams are sent one by one"
+                                );
+                            }
                             if outcome.is_ok() {
                                 counters.sends += 1;
                                 pending.sent += alone.len();

@@ -1,6 +1,6 @@
 //! Between a session and its QUIC connection: the only place that touches `quinn_proto::Connection`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,9 +9,11 @@ use quinn_proto::{
     SendDatagramError, StreamEvent, VarInt, WriteError,
 };
 
+use super::cipher::{self, Cipher};
 use super::event::CloseReason;
 use super::tls;
 use crate::error::H3Code;
+use crate::few::FewMap;
 use crate::session::{Event as SessionEvent, QuicInput, QuicOutput, Session, Timer, TimerOp};
 use crate::trace::{Layer, Recorder, TraceEvent, What};
 use crate::wire::stream::{Direction, Role, StreamId};
@@ -36,9 +38,9 @@ pub(super) struct Bridge {
     session: Session,
     role: Role,
     opens: VecDeque<Direction>,
-    timers: BTreeMap<Timer, Instant>,
+    timers: FewMap<Timer, Instant>,
     /// Streams with bytes that the session did not want yet.
-    paused: BTreeSet<StreamId>,
+    paused: FewMap<StreamId, ()>,
     lost: bool,
     /// The most bytes of datagrams QUIC keeps.
     datagram_buffer: usize,
@@ -56,8 +58,8 @@ impl Bridge {
             session,
             role,
             opens: VecDeque::new(),
-            timers: BTreeMap::new(),
-            paused: BTreeSet::new(),
+            timers: FewMap::default(),
+            paused: FewMap::default(),
             lost: false,
             datagram_buffer,
         }
@@ -132,6 +134,14 @@ impl Bridge {
         (self.conn.poll_timeout(), session)
     }
 
+    /// Gives back memory that a connection at rest does not need.
+    pub(super) fn rest(&mut self) {
+        self.session.rest();
+        self.opens.shrink_to_fit();
+        self.timers.shrink();
+        self.paused.shrink();
+    }
+
     /// The next received DATAGRAM frame.
     pub(super) fn recv_datagram(&mut self) -> Option<Bytes> {
         self.conn.datagrams().recv()
@@ -145,9 +155,9 @@ impl Bridge {
     /// How many bytes of datagrams QUIC is to be given now, and how many a flow may send in its turn.
     ///
     /// No more than an eighth of the congestion window, and no more than leaves in 2 ms, waits in QUIC's own
-    /// queue, where nobody decides about it; on a fast path that is enough for a full send with GSO. A turn is
-    /// half of that, and no more than leaves in half a millisecond: a flow that sends little waits for a turn
-    /// of each that sends much.
+    /// queue, where nobody decides about it; on a fast path that is enough for a full send with GSO. A turn is as
+    /// much, and no more than leaves in half a millisecond: a flow that sends little waits for a turn of each
+    /// that sends much.
     pub(super) fn datagram_room(&mut self) -> (usize, usize) {
         let window = usize::try_from(self.conn.congestion_state().window()).unwrap_or(usize::MAX);
         let mtu = usize::from(self.conn.current_mtu());
@@ -160,7 +170,7 @@ impl Bridge {
         let waiting = self
             .datagram_buffer
             .saturating_sub(self.conn.datagrams().send_buffer_space());
-        (goal.saturating_sub(waiting), half_milli.min(goal / 2))
+        (goal.saturating_sub(waiting), half_milli.min(goal))
     }
 
     /// The smoothed round-trip time.
@@ -212,6 +222,10 @@ impl Bridge {
         tls::proven(self.conn.crypto_session().peer_identity())
     }
 
+    pub(super) fn cipher(&self) -> Option<Cipher> {
+        cipher::negotiated(self.conn.crypto_session())
+    }
+
     fn on_quic_event(
         &mut self,
         event: QuicEvent,
@@ -219,15 +233,15 @@ impl Bridge {
         events: &mut Vec<BridgeEvent>,
     ) {
         match event {
-            QuicEvent::HandshakeDataReady
-            | QuicEvent::DatagramReceived
-            | QuicEvent::DatagramsUnblocked => {}
+            QuicEvent::DatagramReceived | QuicEvent::DatagramsUnblocked => {}
+            // A server can send before the handshake is complete: its SETTINGS travel beside its
+            // certificate, and a client's request beside the end of the handshake (RFC 9114 §7.2.4.2).
+            // Nothing in them is a secret; what a client says is not read before it is known.
+            QuicEvent::HandshakeDataReady if self.role == Role::Server => self.start_session(),
+            QuicEvent::HandshakeDataReady => {}
             QuicEvent::Connected => {
-                let limit = self.max_datagram().map(|_| u64::from(u16::MAX));
                 events.push(BridgeEvent::Connected);
-                self.session.handle_quic(QuicInput::Connected {
-                    peer_max_datagram_frame_size: limit,
-                });
+                self.start_session();
             }
             QuicEvent::ConnectionLost { reason } => {
                 trace.record(|| TraceEvent {
@@ -242,6 +256,15 @@ impl Bridge {
             }
             QuicEvent::Stream(event) => self.on_stream_event(event),
         }
+    }
+
+    /// The peer's transport parameters are known, and streams can be opened. The session ignores a
+    /// second start.
+    fn start_session(&mut self) {
+        let limit = self.max_datagram().map(|_| u64::from(u16::MAX));
+        self.session.handle_quic(QuicInput::Connected {
+            peer_max_datagram_frame_size: limit,
+        });
     }
 
     fn on_stream_event(&mut self, event: StreamEvent) {
@@ -276,7 +299,7 @@ impl Bridge {
         };
         loop {
             if !self.session.wants_data(stream) {
-                self.paused.insert(stream);
+                self.paused.insert(stream, ());
                 break;
             }
             match chunks.next(READ_CHUNK) {
@@ -384,7 +407,7 @@ impl Bridge {
                 self.paused.remove(&stream);
             }
             QuicOutput::Resume { stream } => {
-                if self.paused.contains(&stream) {
+                if self.paused.contains_key(&stream) {
                     self.read(stream);
                 }
             }

@@ -530,7 +530,7 @@ impl Controller for Tunnel {
     }
 
     fn initial_window(&self) -> u64 {
-        INITIAL * self.mtu
+        self.window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -540,10 +540,18 @@ impl Controller for Tunnel {
 
 /// Makes controllers for tunnels.
 #[derive(Debug, Default)]
-pub(in super::super) struct TunnelFactory;
+pub(in super::super) struct TunnelFactory {
+    /// The first window in bytes, whatever the path is.
+    pub(in super::super) window: Option<u64>,
+}
 
 impl ControllerFactory for TunnelFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Tunnel::new(now, current_mtu))
+        let mut tunnel = Tunnel::new(now, current_mtu);
+        if let Some(window) = self.window {
+            tunnel.set(window as f64);
+            tunnel.started = true;
+        }
+        Box::new(tunnel)
     }
 }
