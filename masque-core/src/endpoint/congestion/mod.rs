@@ -15,6 +15,7 @@
 //! | `base` | the shortest of the last 10 to 20 s |
 //! | `jitter` | how much longer than the shortest the mean round trip of an interval is, smoothed |
 //! | `rate` | bytes acknowledged in an interval over its length; the largest of the last 10 |
+//! | `noise` | how much the shortest round trips of two intervals in a row differ, smoothed |
 //! | `loss` | bytes declared lost over those acknowledged and lost, per interval |
 //!
 //! # What is done
@@ -22,11 +23,12 @@
 //! | phase | window | leaves when |
 //! |---|---|---|
 //! | startup | grows by what is acknowledged: doubles per round trip | a queue stands, or the rate has stopped growing |
+//! | drain | what empties the queue, for an interval: else a queue that always stands became the base | → steady |
 //! | steady | times (`base` + target) / `standing` per interval: the queue on the path is held at the target | shrinking costs rate but shortens no queue: somebody else fills it → compete |
 //! | compete | Cubic's (RFC 9438), reduced where loss meets a long queue | after each reduction, and when the queue has gone → steady |
 //!
-//! The target is a few milliseconds, more on long and on restless paths. Nothing shrinks while the
-//! application sends less than it may. Loss alone reduces the window only from a fifth on.
+//! The target is a few milliseconds, more on long and on restless paths. While the
+//! application sends less than it may, a window shrinks only to what is used, and only where a queue stands. Loss alone reduces the window only from a quarter on.
 //!
 //! Everything is a function of the calls and their times: no clock, no randomness, and no floating-point
 //! function beyond the four operations.

@@ -31,7 +31,7 @@ const BASE_SPAN: Duration = Duration::from_secs(10);
 /// Without a round trip near the base for so long, the queue is let run empty once.
 const STALE: Duration = Duration::from_secs(5);
 /// Loss beyond this share is congestion, whatever the delay says.
-const LOSS_LIMIT: f64 = 0.2;
+const LOSS_LIMIT: f64 = 0.25;
 /// For how long what the path carried is remembered.
 const CAPACITY_LASTS: Duration = Duration::from_secs(60);
 /// Whether somebody else is there is found out anew after so long, where that is not known.
@@ -134,6 +134,8 @@ pub(super) struct Tunnel {
     /// What the path carried while nobody else was on it, and when that was.
     capacity: Option<(f64, Instant)>,
     slow_rate: f64,
+    /// The share lost, smoothed over a few intervals.
+    loss: f64,
     reduced: Instant,
     started: bool,
 }
@@ -161,6 +163,7 @@ impl Tunnel {
             peak: Duration::ZERO,
             capacity: None,
             slow_rate: 0.0,
+            loss: 0.0,
             reduced: now,
             started: false,
         }
@@ -261,7 +264,8 @@ impl Tunnel {
         if queue <= self.target() / 2 {
             self.near_base = now;
         }
-        let excess = loss > LOSS_LIMIT && interval.samples >= 16;
+        self.loss += (loss - self.loss) / 4.0;
+        let excess = self.loss > LOSS_LIMIT && interval.samples >= 16;
         match self.phase {
             Phase::Startup { flat, best } => {
                 let grown = rate >= best * 1.25 || !interval.is_limited(0.9);
