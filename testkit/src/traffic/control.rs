@@ -298,7 +298,7 @@ impl Control for Bbr {
                     1 => full_round || flying <= self.product(),
                     _ => full_round,
                 };
-                if next && full_round || index == 1 && next {
+                if next && (full_round || index == 1) {
                     self.phase = Phase::Cruise((index + 1) % GAINS.len());
                     self.phase_at = now;
                 }

@@ -17,8 +17,7 @@ pub struct Profile {
 /// milliseconds; loss per million; megabits per second; the queue in milliseconds.
 const fn profile(
     name: &'static str,
-    delay: f64,
-    jitter: f64,
+    [delay, jitter]: [f64; 2],
     every: u64,
     reorder: bool,
     loss: u32,
@@ -49,14 +48,22 @@ const fn profile(
 
 /// The profiles of `masque-bench --profiles` and of the network-namespace rig, number for number.
 pub const PROFILES: [Profile; 8] = [
-    profile("wifi", 2.5, 1.0, 5, false, 1_000, 50, 100),
-    profile("lte", 25.0, 5.0, 20, false, 2_000, 20, 100),
-    profile("mobile-bad", 50.0, 25.0, 0, true, 20_000, 20, 200),
-    profile("mobile-bad-inorder", 50.0, 25.0, 40, false, 20_000, 20, 200),
-    profile("satellite", 300.0, 0.0, 0, false, 5_000, 50, 200),
-    profile("bottleneck-5", 10.0, 0.0, 0, false, 0, 5, 200),
-    profile("bottleneck-20", 10.0, 0.0, 0, false, 0, 20, 200),
-    profile("bottleneck-100", 10.0, 0.0, 0, false, 0, 100, 200),
+    profile("wifi", [2.5, 1.0], 5, false, 1_000, 50, 100),
+    profile("lte", [25.0, 5.0], 20, false, 2_000, 20, 100),
+    profile("mobile-bad", [50.0, 25.0], 0, true, 20_000, 20, 200),
+    profile(
+        "mobile-bad-inorder",
+        [50.0, 25.0],
+        40,
+        false,
+        20_000,
+        20,
+        200,
+    ),
+    profile("satellite", [300.0, 0.0], 0, false, 5_000, 50, 200),
+    profile("bottleneck-5", [10.0, 0.0], 0, false, 0, 5, 200),
+    profile("bottleneck-20", [10.0, 0.0], 0, false, 0, 20, 200),
+    profile("bottleneck-100", [10.0, 0.0], 0, false, 0, 100, 200),
 ];
 
 /// The profile of that name.

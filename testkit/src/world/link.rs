@@ -249,7 +249,7 @@ impl Link {
             draw % spread.saturating_add(1).max(1)
         } else {
             let share = self.knots.at(sent, self.config.jitter_every);
-            u64::try_from(u128::from(share) * u128::from(spread) >> 64).unwrap_or(spread)
+            u64::try_from((u128::from(share) * u128::from(spread)) >> 64).unwrap_or(spread)
         };
         let jitter = Duration::from_nanos(jitter);
         let at = sent + self.config.delay + jitter;
