@@ -10,6 +10,14 @@ use super::tunnel::Tunnel;
 
 const MTU: u64 = 1452;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant cannot be made otherwise; only differences to it matter"
+)]
+fn moment() -> Instant {
+    Instant::now()
+}
+
 /// A path with a queue, and a sender that always (or never quite) has something to send: what the
 /// controller sees of quinn-proto, and nothing else.
 struct Path {
@@ -36,7 +44,7 @@ const MS: u64 = 1_000_000;
 
 impl Path {
     fn new(rate: u64, delay: Duration) -> Self {
-        let start = Instant::now();
+        let start = moment();
         Self {
             start,
             now: 0,
@@ -156,7 +164,7 @@ proptest! {
     fn the_window_stays_within_its_bounds_whatever_is_said(
         calls in proptest::collection::vec((0u8..4, 0u64..300, 1u64..100_000, any::<bool>()), 1..400),
     ) {
-        let start = Instant::now();
+        let start = moment();
         let mut control = Tunnel::new(start, 1200);
         let mut now = start;
         for (what, step, bytes, flag) in calls {
@@ -242,7 +250,7 @@ fn a_dead_path_makes_it_begin_anew() {
 
 #[test]
 fn filters_forget_what_is_old() {
-    let start = Instant::now();
+    let start = moment();
     let mut least = Least::new(SECOND);
     least.add(start, millis(10));
     for tenth in 1..=25 {
