@@ -74,8 +74,8 @@ pub struct Settings {
     pub workload: Workload,
     /// The cipher.
     pub cipher: Cipher,
-    /// The inner MTU in bytes. Path MTU discovery from 1,200 to 1,452 bytes of UDP payload leaves the
-    /// tunnel 1,396; beyond that the pipeline does not start.
+    /// The inner MTU in bytes. Path MTU discovery from 1,200 to 1,472 bytes of UDP payload leaves the
+    /// tunnel 1,411; beyond that the pipeline does not start.
     pub mtu: usize,
     /// Packets or super-packets per turn.
     pub burst: usize,
