@@ -245,6 +245,7 @@ impl Endpoint {
         }
     }
 
+    #[inline]
     fn take_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
         let ecn = meta.ecn.map(|ecn| match ecn {
             Ecn::Ect0 => quinn_proto::EcnCodepoint::Ect0,
@@ -551,6 +552,7 @@ impl Endpoint {
         self.conns.get(*self.ids.get(&id)?)?.as_deref()
     }
 
+    #[inline]
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.clock.set(now);
