@@ -178,7 +178,7 @@ fn open(config: &TunConfig, multi_queue: bool) -> io::Result<SyncDevice> {
     match build(config, config.offload, multi_queue) {
         Err(error) if config.offload && error.raw_os_error() == Some(libc::EINVAL) => {
             let device = build(config, false, multi_queue)?;
-            tracing::warn!(%error, "no TUN offload: packets cross one by one");
+            tracing::warn!(%error, "the kernel has no TUN offload: packets cross the TUN device one by one");
             Ok(device)
         }
         other => other,

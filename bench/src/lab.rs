@@ -33,7 +33,17 @@ pub const PORT: u16 = 51820;
 const PREFIX: &str = "mqb";
 
 /// How packets cross the veth pairs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Wire {
     /// Super-packets whole: the best case.
@@ -41,6 +51,17 @@ pub enum Wire {
     Gso,
     /// Packets of 1500 bytes, cut by the kernel as for a network card without offload.
     Segmented,
+}
+
+impl Wire {
+    /// In one word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Gso => "gso",
+            Self::Segmented => "segmented",
+        }
+    }
 }
 
 /// Which namespace.

@@ -6,10 +6,12 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant, SystemTime};
 
 use masque_adapter_kit::{
-    App, Controller, Offload, Pump, PumpOptions, SocketGroup, SystemIo, TunConfig, TunDevice,
-    TunQueues, UdpConfig,
+    App, Controller, Fallbacks, Offload, Pump, PumpCounters, PumpOptions, SocketGroup, SystemIo,
+    TunConfig, TunDevice, TunQueues, UdpConfig,
 };
-use masque_core::endpoint::{Config, Counters, DropReason, Endpoint, Entropy, PortConfig, PortId};
+use masque_core::endpoint::{
+    Cipher, Config, ConnId, Counters, DropReason, Endpoint, Entropy, PortConfig, PortId,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -226,7 +228,30 @@ impl StopSignals {
     }
 }
 
-/// Says what was carried and what was dropped, by all pumps of this program together.
+/// The name of a connection's cipher, for a log line.
+#[must_use]
+pub fn cipher(endpoint: &Endpoint, conn: ConnId) -> &'static str {
+    let info = endpoint.connection(conn);
+    info.and_then(|info| info.cipher)
+        .map_or("unknown", Cipher::name)
+}
+
+/// Says which offloads the configuration switches off, a line each. What the kernel lacks or fails at is
+/// told where it shows.
+pub fn tell_forbidden(tun: &TunSection, transport: &TransportSection) {
+    if transport.gso == Some(false) {
+        tracing::info!("transport.gso = false: datagrams are sent one by one");
+    }
+    if transport.gro == Some(false) {
+        tracing::info!("transport.gro = false: datagrams are received one by one");
+    }
+    if !tun.offload {
+        tracing::info!("tun.offload = false: packets cross the TUN device one by one");
+    }
+}
+
+/// Says what was carried and what was dropped by all pumps of this program together, how often the system
+/// was called for it, and which offloads were missing.
 pub fn account<A: App>(pumps: &[Pump<A>]) {
     let sum = |count: fn(&Counters) -> u64| -> u64 {
         let counts = pumps.iter().map(|pump| count(pump.endpoint().counters()));
@@ -245,6 +270,12 @@ pub fn account<A: App>(pumps: &[Pump<A>]) {
         .collect();
     let mails = pumps.iter().map(|pump| pump.counters().mails_sent);
     let failures = pumps.iter().map(|pump| pump.counters().steering_failures);
+    let calls = |count: fn(&PumpCounters) -> u64| -> u64 {
+        let counts = pumps.iter().map(|pump| count(pump.counters()));
+        counts.sum()
+    };
+    let without = pumps.iter().map(|pump| pump.io().fallbacks());
+    let without = without.fold(Fallbacks::default(), Fallbacks::and);
     tracing::info!(
         packets_in = sum(|counters| counters.packets_in),
         packets_out = sum(|counters| counters.packets_out),
@@ -252,6 +283,11 @@ pub fn account<A: App>(pumps: &[Pump<A>]) {
         mails = mails.sum::<u64>(),
         steering_failures = failures.sum::<u64>(),
         drops = drops.join(", "),
+        udp_receives = calls(|counters| counters.receives),
+        udp_sends = calls(|counters| counters.sends),
+        tun_reads = calls(|counters| counters.reads),
+        tun_writes = calls(|counters| counters.writes),
+        without = %without,
         "packets carried"
     );
     for pump in pumps {

@@ -37,6 +37,7 @@ pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
+    app::tell_forbidden(&settings.tun, &settings.transport);
     let mut resources = Resources::listen(&settings)?;
     let mut host = app::open_host(&settings.tun)?;
     let tun = resources.open_tun(&settings)?;
@@ -238,7 +239,8 @@ impl App for ServerApp {
                 identity,
             } => {
                 let client = identity.as_ref().map_or("unknown", |identity| &identity.0);
-                tracing::info!(%conn, %remote, client, shard = self.shard, "client connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, client, cipher, shard = self.shard, "client connected");
                 self.clients.insert(conn, identity);
             }
             Event::TunnelUp { tunnel, .. } => {

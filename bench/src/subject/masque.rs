@@ -31,6 +31,27 @@ impl FromStr for Variant {
     }
 }
 
+impl Variant {
+    /// ChaCha20-Poly1305, as WireGuard has: `-chacha`, always there.
+    pub(super) fn chacha20() -> Self {
+        Self {
+            name: CHACHA20.to_owned(),
+            settings: vec!["transport.ciphers = [\"chacha20-poly1305\"]".to_owned()],
+        }
+    }
+
+    /// What is added to a program's name. A plus marks what the command line has added.
+    fn suffix(&self) -> String {
+        match *self == Self::chacha20() {
+            true => format!("-{}", self.name),
+            false => format!("+{}", self.name),
+        }
+    }
+}
+
+/// The name of the variant that is always there.
+const CHACHA20: &str = "chacha";
+
 /// One of our binaries.
 pub(super) struct Masque {
     name: String,
@@ -54,7 +75,7 @@ impl Masque {
         };
         Self {
             name: match &variant {
-                Some(variant) => format!("{program}+{}", variant.name),
+                Some(variant) => format!("{program}{}", variant.suffix()),
                 None => program.clone(),
             },
             program,
@@ -195,7 +216,37 @@ impl Subject for Masque {
         Err(Error::Timeout(text.to_owned()))
     }
 
+    fn cipher(&self, tunnel: &Tunnel<'_>) -> Option<String> {
+        let log = tunnel.log(Role::Client);
+        let (_, rest) = log.rsplit_once("cipher=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    }
+
     fn is_ours(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_is_a_name_and_settings_and_adds_its_name() {
+        let variant: Variant = "nogso:transport.gso=false,tun.offload=false"
+            .parse()
+            .expect("a variant");
+        assert_eq!(
+            variant.settings,
+            ["transport.gso=false", "tun.offload=false"]
+        );
+        let places = Places::default();
+        let name = |variant| Masque::new("mio", &places, variant).name;
+        assert_eq!(name(None), "masque-mio");
+        assert_eq!(name(Some(variant)), "masque-mio+nogso");
+        assert_eq!(name(Some(Variant::chacha20())), "masque-mio-chacha");
+        for wrong in ["", "name", ":a=b", "name:word"] {
+            assert!(wrong.parse::<Variant>().is_err(), "{wrong}");
+        }
     }
 }

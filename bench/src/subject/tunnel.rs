@@ -171,9 +171,7 @@ impl<'a> Tunnel<'a> {
     /// What the server has said of itself under `key`, as `key=value`, in order.
     #[must_use]
     pub fn server_said(&self, key: &str) -> Vec<String> {
-        // What is not there was not said.
-        let log = fs::read(self.folder().join("server.log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log(Role::Server);
         let words = log.split_whitespace();
         words
             .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
@@ -252,14 +250,31 @@ impl<'a> Tunnel<'a> {
         Ok(())
     }
 
+    /// What one end has said so far.
+    #[must_use]
+    pub fn log(&self, role: Role) -> String {
+        let log = self.folder().join(format!("{}.log", role.name()));
+        // What is not there was not said.
+        let log = fs::read(log).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// The MTU of the client's device on the way to the server, in bytes.
+    #[must_use]
+    pub fn inner_mtu(&self) -> Option<f64> {
+        let ip = |arguments: &[&str]| self.lab.ip(Space::Client, arguments).ok();
+        let route = ip(&["-o", "route", "get", &self.server.to_string()])?;
+        let link = ip(&["-o", "link", "show", "dev", word_after(&route, "dev")?])?;
+        word_after(&link, "mtu")?.parse().ok()
+    }
+
     fn logs(&self) -> String {
         let mut text = String::new();
         for role in [Role::Server, Role::Client] {
-            let log = self.folder().join(format!("{}.log", role.name()));
-            let log = fs::read(log).unwrap_or_default();
-            let tail = &log[log.len().saturating_sub(TAIL)..];
+            let log = self.log(role);
+            let tail = &log[log.floor_char_boundary(log.len().saturating_sub(TAIL))..];
             if !tail.is_empty() {
-                text += &format!("\n--- {}\n{}", role.name(), String::from_utf8_lossy(tail));
+                text += &format!("\n--- {}\n{tail}", role.name());
             }
         }
         text
@@ -282,6 +297,13 @@ fn said(first: &mut Process) -> FirstResult {
         let _ = out.read_to_string(&mut said);
     }
     serde_json::from_str(&said).unwrap_or_default()
+}
+
+/// What follows `key` in the words of `text`.
+fn word_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == key)?;
+    words.next()
 }
 
 impl Drop for Tunnel<'_> {

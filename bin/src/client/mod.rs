@@ -68,6 +68,7 @@ pub fn serve<R: Runtime>(
         "client ready"
     );
     let installer = Installer::new(host, &settings, tun.name());
+    app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
     let app = ClientApp::new(settings, Some(installer), observer)?;
@@ -495,7 +496,8 @@ impl App for ClientApp {
     fn on_event(&mut self, cx: &mut Cx<'_>, event: Event) {
         match event {
             Event::Connected { conn, remote, .. } => {
-                tracing::debug!(%conn, %remote, "connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, cipher, "connected");
             }
             Event::TunnelUp { tunnel, .. } => {
                 if let Phase::Connecting(link, _) = self.phase

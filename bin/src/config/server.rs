@@ -197,8 +197,9 @@ impl ServerFile {
         let statics = statics(source, &self.clients, &gateways)?;
         let routes = routes(source, &self.routes)?;
         let limits = self.limits.limits(source)?;
-        let credentials =
-            Credentials::load(source, &self.ca, Some((&self.certificate, &self.key)))?;
+        let ciphers = self.transport.ciphers(source)?;
+        let own = (&self.certificate, &self.key);
+        let credentials = Credentials::load(source, &self.ca, Some(own))?.with_ciphers(ciphers);
         let templates = match self.templates.is_empty() {
             false => self
                 .templates

@@ -1,5 +1,6 @@
 //! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
 
+mod ciphers;
 mod clients;
 mod namespace;
 mod pairs;
@@ -10,4 +11,5 @@ mod restores;
 mod shards;
 mod spoofing;
 mod traffic;
+mod without;
 mod world;

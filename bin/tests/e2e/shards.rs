@@ -211,7 +211,14 @@ fn a_server_that_may_not_use_ebpf_carries_everything() {
         let world = World::new(Egress::Routed);
         let config = world.server_config("shards = 2");
         let launcher = ["setpriv", "--bounding-set", "-bpf,-sys_admin"];
-        let server = Process::start_by(&launcher, &world.server, Binary::Smol, "server", &config);
+        let server = Process::start_by(
+            &launcher,
+            &world.server,
+            Binary::Smol,
+            "server",
+            &config,
+            &[],
+        );
         server.wait_for("server ready");
         assert!(server.has_said("not steered by destination"));
         let (alice, own) = alice_on(&world, &server, Binary::Mio, 1);

@@ -24,6 +24,7 @@ mod admit;
 mod answers;
 mod bridge;
 mod carry;
+mod cipher;
 mod client;
 mod command;
 mod config;
@@ -55,6 +56,7 @@ use quinn_proto::{ConnectionHandle, DatagramEvent};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
     Access, ClientConfig, Config, CongestionControl, Lease, Limits, PortConfig, ServerConfig,
@@ -437,6 +439,7 @@ impl Endpoint {
         Some(ConnectionInfo {
             remote: conn.bridge.remote(),
             identity: conn.identity.clone(),
+            cipher: conn.bridge.cipher(),
             rtt: stats.path.rtt,
             congestion_window: stats.path.cwnd,
             path_mtu: conn.bridge.path_mtu(),

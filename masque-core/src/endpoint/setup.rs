@@ -15,6 +15,7 @@ use quinn_proto::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+use super::cipher;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::entropy::Entropy;
 use super::shard::ShardId;
@@ -138,7 +139,10 @@ pub(super) fn server_config(
 ) -> Result<quinn_proto::ServerConfig, &'static str> {
     let token_key =
         hkdf::Salt::new(hkdf::HKDF_SHA256, b"masque retry token").extract(&server.secret);
-    let mut config = quinn_proto::ServerConfig::new(server.crypto.clone(), Arc::new(token_key));
+    let mut config = quinn_proto::ServerConfig::new(
+        cipher::watched_server(server.crypto.clone()),
+        Arc::new(token_key),
+    );
     let mut tokens = quinn_proto::ValidationTokenConfig::default();
     tokens.sent(0);
     config
@@ -162,7 +166,7 @@ pub(super) fn client_config(
     profile: &TransportProfile,
     ids: Arc<Mutex<ChaCha20Rng>>,
 ) -> Result<quinn_proto::ClientConfig, &'static str> {
-    let mut config = quinn_proto::ClientConfig::new(client.crypto.clone());
+    let mut config = quinn_proto::ClientConfig::new(cipher::watched_client(client.crypto.clone()));
     config
         .transport_config(Arc::new(transport_config(
             profile,
@@ -218,19 +222,41 @@ fn transport_config(
             .interval(Duration::from_secs(600));
         discovery
     }));
-    if let Some(threshold) = profile.ack_threshold {
+    if profile.ack_threshold.is_some() || profile.max_ack_delay.is_some() {
         let mut frequency = AckFrequencyConfig::default();
-        frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
+        frequency.max_ack_delay(profile.max_ack_delay);
+        if let Some(threshold) = profile.ack_threshold {
+            frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
+        }
         config.ack_frequency_config(Some(frequency));
     }
     Ok(config)
 }
 
 fn controller(profile: &TransportProfile) -> Arc<dyn ControllerFactory + Send + Sync> {
+    let window = profile.initial_window;
     match profile.congestion {
-        CongestionControl::Cubic => Arc::new(CubicConfig::default()),
-        CongestionControl::NewReno => Arc::new(NewRenoConfig::default()),
-        CongestionControl::Bbr => Arc::new(BbrConfig::default()),
+        CongestionControl::Cubic => {
+            let mut config = CubicConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
+        CongestionControl::NewReno => {
+            let mut config = NewRenoConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
+        CongestionControl::Bbr => {
+            let mut config = BbrConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
         CongestionControl::Fixed(bits_per_second) => Arc::new(FixedFactory { bits_per_second }),
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::cipher::Cipher;
 use crate::session::TunnelId;
 use crate::wire::offload::TunFrame;
 use crate::wire::prefix::IpPrefix;
@@ -187,6 +188,8 @@ pub struct ConnectionInfo {
     pub remote: SocketAddr,
     /// The peer's identity, once the handshake is complete and it has one.
     pub identity: Option<Identity>,
+    /// What protects its packets, once the server has chosen; `None` with cryptography other than TLS.
+    pub cipher: Option<Cipher>,
     /// The smoothed round-trip time.
     pub rtt: Duration,
     /// The congestion window in bytes.
