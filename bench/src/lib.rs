@@ -7,6 +7,7 @@
 //! | two endpoints in memory | [`pipeline`], the program `pipeline`, criterion | little |
 //! | the same counted in instructions | `masque-bench instructions` | none to speak of |
 //! | codecs and offload functions | criterion | little |
+//! | very many clients on one server in memory | the programs `scale` and `scale-sites` | little; memory none |
 
 //!
 //! | module | what is there |
