@@ -9,6 +9,7 @@ use quinn_proto::{
     SendDatagramError, StreamEvent, VarInt, WriteError,
 };
 
+use super::cipher::{self, Cipher};
 use super::event::CloseReason;
 use super::tls;
 use crate::error::H3Code;
@@ -209,6 +210,10 @@ impl Bridge {
 
     pub(super) fn proven(&self) -> tls::Proven {
         tls::proven(self.conn.crypto_session().peer_identity())
+    }
+
+    pub(super) fn cipher(&self) -> Option<Cipher> {
+        cipher::negotiated(self.conn.crypto_session())
     }
 
     fn on_quic_event(

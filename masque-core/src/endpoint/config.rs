@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::shard::Shard;
 use super::types::{Identity, PortId};
 use crate::session::SessionConfig;
 use crate::wire::prefix::{AddressRange, IpPrefix};
@@ -22,6 +23,9 @@ pub struct Config {
     pub session: SessionConfig,
     /// The TUN devices.
     pub ports: Vec<PortConfig>,
+    /// The place among the shards of a server on several cores; `None` for an endpoint that is all of
+    /// its server, or a client.
+    pub shard: Option<Shard>,
 }
 
 /// A TUN device as the endpoint sees it.
@@ -130,13 +134,17 @@ pub enum CongestionControl {
     Cubic,
     /// RFC 9002.
     NewReno,
-    /// quinn-proto's BBR; draws randomness that is not from [`super::Entropy`].
+    /// quinn-proto's BBR. It draws randomness from the operating system, not from [`super::Entropy`]: runs
+    /// with it cannot be replayed.
     Bbr,
     /// A window for this many bits per second at the current round-trip time.
     Fixed(u64),
 }
 
 /// QUIC on the path: every window, buffer and limit is set here on purpose.
+///
+/// Pacing has no setting: quinn-proto always spreads a window over a round trip, in bursts of about 2 ms,
+/// until the window passes 4 GiB.
 #[derive(Clone, Debug)]
 pub struct TransportProfile {
     /// The controller.
@@ -165,8 +173,14 @@ pub struct TransportProfile {
     pub stream_receive_window: u32,
     /// Bytes of stream data kept for sending.
     pub send_window: u64,
-    /// Ask for fewer ACKs: one per so many packets (draft-ietf-quic-ack-frequency).
+    /// Bytes in flight before the first ACK; `None` is the controller's own choice. A fixed rate has none.
+    pub initial_window: Option<u64>,
+    /// Ask for fewer ACKs: only after more than so many packets (draft-ietf-quic-ack-frequency). The peer
+    /// does as asked if it knows the extension, as ours do.
     pub ack_threshold: Option<u32>,
+    /// Ask for an ACK after so long at the latest, however few packets there are
+    /// (draft-ietf-quic-ack-frequency); `None` leaves it at the peer's own `max_ack_delay`.
+    pub max_ack_delay: Option<Duration>,
 }
 
 impl Default for TransportProfile {
@@ -183,7 +197,9 @@ impl Default for TransportProfile {
             datagram_send_buffer: 256 << 10,
             stream_receive_window: 128 << 10,
             send_window: 256 << 10,
+            initial_window: None,
             ack_threshold: None,
+            max_ack_delay: None,
         }
     }
 }

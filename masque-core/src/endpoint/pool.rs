@@ -17,6 +17,9 @@ use crate::wire::prefix::IpPrefix;
 #[error("address pool exhausted")]
 pub(super) struct Exhausted;
 
+/// What a tunnel was assigned by command, and the identity it was for.
+type Reservation = (Option<Identity>, Vec<IpPrefix>);
+
 /// Addresses for clients.
 #[derive(Debug)]
 pub(super) struct AddressBook {
@@ -33,7 +36,7 @@ pub(super) struct AddressBook {
     /// Addresses lent for as long as one tunnel lives.
     lent: usize,
     /// What tunnels were assigned by command, and for whom: nobody else gets it meanwhile.
-    reserved: BTreeMap<TunnelHandle, (Option<Identity>, Vec<IpPrefix>)>,
+    reserved: BTreeMap<TunnelHandle, Reservation>,
     reserved_space: AddressSpace,
     /// Before then no lease expires.
     next_expiry: Option<SystemTime>,
@@ -99,23 +102,6 @@ impl AddressBook {
         }
         book.next_expiry = book.earliest_expiry();
         book
-    }
-
-    /// Whether `address` lies in a pool or belongs to a static assignment.
-    pub(super) fn covers(&self, address: IpAddr) -> bool {
-        self.pools.iter().any(|pool| pool.prefix.contains(address))
-            || self.static_space.contains(address)
-    }
-
-    /// The IP versions of the pools.
-    pub(super) fn has_version(&self, v4: bool) -> bool {
-        self.pools
-            .iter()
-            .any(|pool| pool.prefix.address().is_ipv4() == v4)
-            || self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.address().is_ipv4() == v4)
     }
 
     /// The addresses of an identity: its static ones, else its lease, renewed or made now. The second
@@ -204,30 +190,49 @@ impl AddressBook {
             .all(|prefix| self.may_have(tunnel, identity, own, prefix))
     }
 
-    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before.
+    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before,
+    /// which [`Self::restore`] takes.
     pub(super) fn reserve(
         &mut self,
         tunnel: TunnelHandle,
         identity: Option<Identity>,
         prefixes: Vec<IpPrefix>,
-    ) {
+    ) -> Option<Reservation> {
+        let before = self.take_reservation(tunnel);
+        self.put_reservation(tunnel, (identity, prefixes));
+        before
+    }
+
+    /// Undoes a [`Self::reserve`].
+    pub(super) fn restore(&mut self, tunnel: TunnelHandle, before: Option<Reservation>) {
         self.end_reservation(tunnel);
-        for prefix in &prefixes {
-            block(&mut self.blocked, prefix);
-            self.reserved_space.insert(*prefix);
+        if let Some(before) = before {
+            self.put_reservation(tunnel, before);
         }
-        self.reserved.insert(tunnel, (identity, prefixes));
     }
 
     /// What a tunnel was assigned by command is free again.
     pub(super) fn end_reservation(&mut self, tunnel: TunnelHandle) {
-        let (_, ended) = self.reserved.remove(&tunnel).unwrap_or_default();
-        for prefix in &ended {
+        self.take_reservation(tunnel);
+    }
+
+    fn put_reservation(&mut self, tunnel: TunnelHandle, reservation: Reservation) {
+        for prefix in &reservation.1 {
+            block(&mut self.blocked, prefix);
+            self.reserved_space.insert(*prefix);
+        }
+        self.reserved.insert(tunnel, reservation);
+    }
+
+    fn take_reservation(&mut self, tunnel: TunnelHandle) -> Option<Reservation> {
+        let ended = self.reserved.remove(&tunnel)?;
+        for prefix in &ended.1 {
             self.reserved_space.remove(*prefix);
         }
-        for prefix in &ended {
+        for prefix in &ended.1 {
             self.unblock(prefix);
         }
+        Some(ended)
     }
 
     fn may_have(
@@ -301,6 +306,21 @@ impl AddressBook {
         }
         self.next_expiry = self.earliest_expiry();
         (ended, renewed)
+    }
+
+    /// Before then no lease expires.
+    pub(super) fn next_expiry(&self) -> Option<SystemTime> {
+        self.next_expiry
+    }
+
+    /// The leases, in the order of identities.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// The lease of an identity, if it has one.
+    pub(super) fn leased(&self, identity: &Identity) -> Option<Lease> {
+        self.leases.get(identity).cloned()
     }
 
     fn earliest_expiry(&self) -> Option<SystemTime> {

@@ -24,6 +24,14 @@ impl AddressSpace {
         }
     }
 
+    /// Whether it has addresses of this IP version.
+    pub(super) fn has_version(&self, v4: bool) -> bool {
+        match v4 {
+            true => !self.v4.is_empty(),
+            false => !self.v6.is_empty(),
+        }
+    }
+
     /// Puts a prefix in.
     pub(super) fn insert(&mut self, prefix: IpPrefix) {
         let times = match prefix.to_ipnet() {

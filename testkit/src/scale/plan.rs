@@ -133,6 +133,7 @@ impl Plan {
     fn config(&self, server: Option<ServerConfig>, limits: Limits, own: Vec<IpAddr>) -> Config {
         let templates = server.iter().map(|_| template()).collect();
         Config {
+            shard: None,
             server,
             transport: self.transport.clone(),
             limits,
