@@ -36,7 +36,10 @@ impl Intake {
         let start = self.buffer.as_ptr() as usize;
         if self.cleared == Some(start) && self.buffer.capacity() >= SIZE {
             // Clearing it again would cost as much as copying what is received.
-            #[expect(unsafe_code, reason = "the one way to have bytes back without clearing them")]
+            #[expect(
+                unsafe_code,
+                reason = "the one way to have bytes back without clearing them"
+            )]
             // SAFETY: `reserve` made room for `SIZE` bytes. They lie where the memory cleared below
             // does: `buffer` has held on to that memory since, so no other can have come to the same
             // address. Bytes once initialised stay so, whatever was written over them.
