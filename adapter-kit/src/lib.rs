@@ -20,15 +20,18 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+mod bpf;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod control;
 mod error;
 mod fallback;
 pub mod io;
+pub mod mail;
 pub mod memory;
 pub mod pump;
 mod sockopt;
+pub mod steer;
 pub mod system;
 mod timer;
 pub mod tun;
@@ -39,8 +42,10 @@ pub use control::{Controller, SendError};
 pub use error::Error;
 pub use fallback::Fallbacks;
 pub use io::{Descriptors, Interest, Io, Source};
+pub use mail::{MailLimits, Parcel, PostBox};
 pub use pump::{Pump, PumpCounters, PumpOptions, TurnReport};
+pub use steer::{Destinations, SocketGroup};
 pub use system::SystemIo;
 pub use timer::Timer;
-pub use tun::{Offload, TunConfig, TunDevice};
+pub use tun::{Offload, TunConfig, TunDevice, TunQueues};
 pub use udp::UdpConfig;

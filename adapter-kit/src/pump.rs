@@ -2,6 +2,7 @@
 
 mod intake;
 mod links;
+mod post;
 mod sender;
 mod writer;
 
@@ -10,12 +11,13 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use masque_core::endpoint::{Endpoint, TimerReason, TunBatch};
+use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
 
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
 use crate::error::Error;
 use crate::io::{Descriptors, Interest, Io, Source, TUN_READ};
+use crate::mail::PostBox;
 use crate::system::SystemIo;
 use crate::timer::Timer;
 use intake::Intake;
@@ -45,6 +47,8 @@ pub struct PumpOptions {
     pub sends: usize,
     /// Messages and events per turn.
     pub events: usize,
+    /// Mail of other shards per turn.
+    pub mails: usize,
     /// The most datagrams one send may carry, whatever the socket can do (1: no GSO).
     pub max_segments: usize,
     /// How many frames wait for a device that takes no more; what comes after is dropped.
@@ -61,6 +65,7 @@ impl Default for PumpOptions {
             reads: 8,
             sends: 64,
             events: 256,
+            mails: 64,
             max_segments: 64,
             waiting_frames: 1024,
             send_patience: Duration::from_millis(100),
@@ -99,6 +104,14 @@ pub struct PumpCounters {
     pub writes_dropped: u64,
     /// Messages of controllers.
     pub messages: u64,
+    /// Mail from other shards.
+    pub mails_received: u64,
+    /// Mail to other shards.
+    pub mails_sent: u64,
+    /// Mail that its shard had no room for.
+    pub mails_refused: u64,
+    /// Kinds of steering that the kernel did not take ([`Pump::set_steering_failures`]).
+    pub steering_failures: u64,
     /// Times the timer was armed or disarmed.
     pub timer_sets: u64,
 }
@@ -131,6 +144,7 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     batch: TunBatch,
     inbox: Inbox<A::Message>,
     inbox_ready: bool,
+    post: Option<PostBox<Mail>>,
     clock: Clock,
     started: bool,
     stop: bool,
@@ -181,6 +195,7 @@ impl<A: App, I: Io> Pump<A, I> {
             batch: TunBatch::default(),
             inbox: Inbox::new()?,
             inbox_ready: true,
+            post: None,
             clock: Clock {
                 timer: Timer::new()?,
                 armed: None,
@@ -195,15 +210,29 @@ impl<A: App, I: Io> Pump<A, I> {
         })
     }
 
+    /// Makes it one of the shards of a server: the one that the box belongs to.
+    #[must_use]
+    pub fn with_post_box(mut self, post: PostBox<Mail>) -> Self {
+        self.post = Some(post);
+        self
+    }
+
+    /// Has it count what whoever made its sockets and devices was refused by the kernel.
+    pub fn set_steering_failures(&mut self, failures: u64) {
+        self.counters.steering_failures = failures;
+    }
+
     /// A way into the loop for other threads.
     #[must_use]
     pub fn controller(&self) -> Controller<A::Message> {
         self.inbox.controller()
     }
 
-    /// Everything there is to wait for: sockets, devices, the timer and the control channel.
+    /// Everything there is to wait for: sockets, devices, the timer, the control channel and mail.
     pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
-        self.links.sources().chain([Source::Timer, Source::Control])
+        let own = [Source::Timer, Source::Control];
+        let mail = self.post.as_ref().map(|_| Source::Mail);
+        self.links.sources().chain(own).chain(mail)
     }
 
     /// What of `source` is to be waited for now. Nothing, where the pump already knows it is ready.
@@ -212,7 +241,8 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer if self.clock.fired => Interest::default(),
             Source::Control if self.inbox_ready => Interest::default(),
-            Source::Timer | Source::Control => Interest::READ,
+            Source::Mail if self.post.as_ref().is_none_or(PostBox::is_rung) => Interest::default(),
+            Source::Timer | Source::Control | Source::Mail => Interest::READ,
             Source::Socket(_) | Source::Port(_) => self.links.interest(source),
         }
     }
@@ -222,6 +252,12 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer => self.clock.fired |= ready.read,
             Source::Control => self.inbox_ready |= ready.read,
+            Source::Mail if ready.read => {
+                if let Some(post) = &mut self.post {
+                    post.ring();
+                }
+            }
+            Source::Mail => {}
             Source::Socket(_) | Source::Port(_) => self.links.ready(source, ready),
         }
     }
@@ -239,6 +275,7 @@ impl<A: App, I: Io> Pump<A, I> {
             self.with_app(now, |app, cx| app.start(cx));
         }
         let mut again = self.messages(now);
+        again |= self.open_mail(now);
         again |= self.receive(now);
         again |= self.read(now);
         self.timeouts(now);
@@ -411,6 +448,7 @@ impl<A: App, I: Io> Pump<A, I> {
     fn output_for(&mut self, now: Instant, mut sends: usize) -> bool {
         for _ in 0..PASSES {
             self.links.sync(&self.io);
+            self.send_mail();
             self.write_frames();
             let more = self.send_datagrams(now, &mut sends);
             let events = self.tell_events(now);
@@ -497,6 +535,7 @@ impl<A: App, I: Descriptors> Pump<A, I> {
         match source {
             Source::Timer => Some(self.clock.timer.as_fd()),
             Source::Control => Some(self.inbox.as_fd()),
+            Source::Mail => self.post.as_ref().map(AsFd::as_fd),
             Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
         }
     }

@@ -34,7 +34,8 @@ struct RunArgs {
     /// Only these, by name (`--list` shows them).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
-    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, pps_BYTES, memory.
+    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, clients_2_up, clients_2_down, pps_BYTES,
+    /// memory.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
     /// Repetitions, each over all subjects.
@@ -56,7 +57,7 @@ struct RunArgs {
     #[arg(long, value_name = "DIR")]
     bounds: Option<PathBuf>,
     /// Measure ours with other settings, too: NAME:KEY=VALUE[,KEY=VALUE…], in the words of the
-    /// configuration. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
+    /// configuration, for both ends or, as server.KEY or client.KEY, for one. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
     #[arg(long, value_name = "VARIANT")]
     variant: Vec<Variant>,
     /// The UDP sender sleeps between packets instead of spinning.

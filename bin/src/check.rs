@@ -75,6 +75,7 @@ fn server(source: &Source) -> Result<Vec<Finding>, Failure> {
         findings.push(Finding::Good(format!("answers under {template}")));
     }
     findings.extend(certificate(&settings.credentials));
+    findings.extend(shards(settings.shards.get().into()));
     for listen in &settings.listen {
         findings.push(socket(*listen, &settings.transport));
     }
@@ -134,6 +135,19 @@ fn certificate(credentials: &Credentials) -> Option<Finding> {
             described.not_after.1
         )),
     })
+}
+
+fn shards(shards: usize) -> Option<Finding> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    match shards {
+        1 => None,
+        _ if shards > processors => Some(Finding::Warning(format!(
+            "{shards} shards on {processors} processor(s) wait for each other: shards = \"auto\" fits"
+        ))),
+        _ => Some(Finding::Good(format!(
+            "{shards} shards on {processors} processors"
+        ))),
+    }
 }
 
 fn problem(what: impl fmt::Display, error: &std::io::Error) -> Finding {

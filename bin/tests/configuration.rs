@@ -111,6 +111,26 @@ fn pools_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_number_of_shards_that_cannot_be_is_refused() {
+    for (wrong, said) in [
+        ("0", "integer `0`"),
+        ("65", "integer `65`"),
+        ("-1", "integer `-1`"),
+        ("\"many\"", "string \"many\""),
+        ("true", "boolean `true`"),
+    ] {
+        server_refuses(
+            &[("pools = ", &format!("shards = {wrong}\npools = "))],
+            &[
+                "server.toml:5:10",
+                said,
+                "a number of shards from 1 to 64, or \"auto\"",
+            ],
+        );
+    }
+}
+
+#[test]
 fn static_addresses_that_clash_are_refused() {
     let client = |identity: &str, address: &str| {
         format!("[[client]]\nidentity = \"{identity}\"\naddresses = [\"{address}\"]\n[tun]")

@@ -100,6 +100,7 @@
 //! #     transport: TransportProfile::default(),
 //! #     limits: Limits::default(),
 //! #     session: SessionConfig::default(),
+//! #     shard: None,
 //! #     ports: Vec::new(),
 //! # };
 //! # let wall = std::time::SystemTime::now();

@@ -25,6 +25,8 @@ pub(super) struct PortLink {
     pub(super) writable: bool,
     /// Cannot be read any more.
     pub(super) lost: bool,
+    /// Another pump reads it: nothing tells when it is writable, either.
+    pub(super) write_only: bool,
     /// A refused frame has been told of.
     pub(super) complained: bool,
     /// Frames it did not take yet, in order.
@@ -66,9 +68,10 @@ impl Links {
             if self.ports.iter().all(|link| link.id != id) {
                 self.ports.push(PortLink {
                     id,
-                    readable: true,
+                    readable: !io.is_write_only(id),
                     writable: true,
                     lost: false,
+                    write_only: io.is_write_only(id),
                     complained: false,
                     waiting: VecDeque::new(),
                 });
@@ -97,7 +100,8 @@ impl Links {
 
     pub(super) fn sources(&self) -> impl Iterator<Item = Source> + '_ {
         let sockets = self.sockets.iter().map(|link| Source::Socket(link.id));
-        let ports = self.ports.iter().filter(|link| !link.lost);
+        let ports = self.ports.iter();
+        let ports = ports.filter(|link| !link.lost && !link.write_only);
         sockets.chain(ports.map(|link| Source::Port(link.id)))
     }
 
@@ -118,7 +122,7 @@ impl Links {
                     write: !link.writable && !link.lost,
                 },
             ),
-            Source::Timer | Source::Control => Interest::default(),
+            Source::Timer | Source::Control | Source::Mail => Interest::default(),
         }
     }
 
@@ -137,7 +141,7 @@ impl Links {
                     link.writable |= ready.write;
                 }
             }
-            Source::Timer | Source::Control => {}
+            Source::Timer | Source::Control | Source::Mail => {}
         }
     }
 }

@@ -343,6 +343,7 @@ fn a_socket_that_came_during_a_turn_is_read_in_the_next_without_waiting() {
         transport: TransportProfile::default(),
         limits: Limits::default(),
         session: SessionConfig::default(),
+        shard: None,
         ports: Vec::new(),
     };
     let now = Instant::now();

@@ -29,7 +29,7 @@ pub struct Run {
 }
 
 /// Everything that is shown, in order.
-pub(crate) const TABLES: [Table; 8] = [
+pub(crate) const TABLES: [Table; 9] = [
     Table {
         title: "TCP throughput, Gbit/s",
         columns: &[
@@ -63,6 +63,14 @@ pub(crate) const TABLES: [Table; 8] = [
         columns: &[
             ("pps_64", "lossless_pps", "64 bytes"),
             ("pps_1200", "lossless_pps", "1200 bytes"),
+        ],
+        more: true,
+    },
+    Table {
+        title: "Two clients at once, a TCP stream each: together, Gbit/s",
+        columns: &[
+            ("clients_2_up", "gbit_per_s", "up"),
+            ("clients_2_down", "gbit_per_s", "down"),
         ],
         more: true,
     },

@@ -12,7 +12,7 @@ use crate::lab::{PORT, SERVER, run};
 pub struct Variant {
     /// What is added to the names in the tables.
     pub name: String,
-    /// Lines of TOML for both ends.
+    /// Lines of TOML for both ends, or for the one that they begin with: `server.` or `client.`.
     pub settings: Vec<String>,
 }
 
@@ -92,9 +92,12 @@ impl Masque {
             .and_then(|path| path.canonicalize().ok())
     }
 
-    fn settings(&self, device: &str, folder: &str) -> String {
+    fn settings(&self, role: Role, device: &str, folder: &str) -> String {
         let own = self.variant.iter().flat_map(|variant| &variant.settings);
-        let own: String = own.map(|line| format!("{line}\n")).collect();
+        let own: String = own
+            .filter_map(|line| for_end(line, role))
+            .map(|line| format!("{line}\n"))
+            .collect();
         format!("tun.name = {device:?}\ntun.run_dir = {folder:?}\n{own}")
     }
 
@@ -109,19 +112,44 @@ impl Masque {
              allow_gateway = true\n\
              state_dir = \"state\"\n\
              {}",
-            self.settings("mqs0", "run-server")
+            self.settings(Role::Server, "mqs0", "run-server")
         )
     }
 
-    fn client(&self) -> String {
+    /// The configuration of the client called `name`.
+    fn client(&self, name: &str) -> String {
         format!(
             "url = \"https://{SERVER}:{PORT}/.well-known/masque/ip/{{target}}/{{ipproto}}/\"\n\
              ca = \"ca.pem\"\n\
-             certificate = \"client.pem\"\n\
-             key = \"client.key\"\n\
+             certificate = \"{name}.pem\"\n\
+             key = \"{name}.key\"\n\
              {}",
-            self.settings("mqc0", "run-client")
+            self.settings(Role::Client, "mqc0", &format!("run-{name}"))
         )
+    }
+}
+
+/// How often a second client is started to find it on another shard: a random number decides.
+const TRIES: u32 = 30;
+
+/// Calls our program for certificates.
+fn pki(program: &Path, folder: &str, arguments: &[&str]) -> Result<String, Error> {
+    let all: Vec<&str> = ["pki"]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .chain(["--dir", folder])
+        .collect();
+    run(&program.to_string_lossy(), &all)
+}
+
+/// The line of TOML that a setting is for this end, if it is for it.
+fn for_end(setting: &str, role: Role) -> Option<&str> {
+    match (setting.split_once('.'), role) {
+        (Some(("server", line)), Role::Server) | (Some(("client", line)), Role::Client) => {
+            Some(line)
+        }
+        (Some(("server" | "client", _)), _) => None,
+        _ => Some(setting),
     }
 }
 
@@ -155,19 +183,12 @@ impl Subject for Masque {
             .find()
             .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
         let folder = tunnel.folder().to_string_lossy().into_owned();
-        let pki = |arguments: &[&str]| {
-            let all: Vec<&str> = ["pki"]
-                .into_iter()
-                .chain(arguments.iter().copied())
-                .chain(["--dir", &folder])
-                .collect();
-            run(&program.to_string_lossy(), &all)
-        };
+        let pki = |arguments: &[&str]| pki(&program, &folder, arguments);
         pki(&["init"])?;
         pki(&["issue", "--server", &SERVER.to_string(), "--out", "server"])?;
         pki(&["issue", "--client", "bench", "--out", "client"])?;
         let server = tunnel.write("server.toml", &self.server())?;
-        let client = tunnel.write("client.toml", &self.client())?;
+        let client = tunnel.write("client.toml", &self.client("client"))?;
         let start = |path: &Path| path.to_string_lossy().into_owned();
         tunnel.spawn(Role::Server, &program, &["server", "-c", &start(&server)])?;
         tunnel.wait_link(Role::Server, "mqs0")?;
@@ -178,6 +199,27 @@ impl Subject for Masque {
         let log = tunnel.log(Role::Client);
         let (_, rest) = log.rsplit_once("cipher=\"")?;
         Some(rest.split_once('"')?.0.to_owned())
+    }
+
+    fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
+        let program = self
+            .find()
+            .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
+        let folder = tunnel.folder().to_string_lossy().into_owned();
+        let issue = ["issue", "--client", "second", "--out", "second"];
+        pki(&program, &folder, &issue)?;
+        let path = tunnel.write("second.toml", &self.client("second"))?;
+        let path = path.to_string_lossy().into_owned();
+        for _ in 0..TRIES {
+            tunnel.spawn_second(&program, &["client", "-c", &path])?;
+            let alone = tunnel.server_said("shards") == ["1"];
+            let shards = tunnel.server_said("shard");
+            if alone || shards.first() != shards.last() {
+                return Ok(());
+            }
+        }
+        let text = "the second client is on the first one's shard, again and again";
+        Err(Error::Timeout(text.to_owned()))
     }
 
     fn is_ours(&self) -> bool {

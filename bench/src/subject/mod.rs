@@ -40,6 +40,16 @@ pub trait Subject {
     /// What went wrong.
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error>;
 
+    /// Starts a second client and waits until it reaches the server. On a server with several shards it is
+    /// on another than the first.
+    ///
+    /// # Errors
+    /// What went wrong, or that this subject has one only.
+    fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
+        let _ = tunnel;
+        Err(Error::Usage("measured with one client only".to_owned()))
+    }
+
     /// Ends both ends.
     fn stop(&self, tunnel: &mut Tunnel<'_>) {
         tunnel.stop();

@@ -75,9 +75,9 @@ pub fn serve<R: Runtime>(
     let mut pump = app::pump(config, io, app)?;
     let controller = pump.controller();
     pump.app_mut().controller = Some(controller.clone());
-    signals.forward(controller, || Message::Stop);
+    signals.forward(vec![controller], || Message::Stop);
     let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-    app::account(&pump);
+    app::account(std::slice::from_ref(&pump));
     // The device goes first: deleting it takes its addresses and routes along.
     let (_, io, app) = pump.into_parts();
     drop(io);
@@ -99,6 +99,7 @@ pub fn config(settings: &ClientSettings, offload: Offload) -> Config {
             wanted_addresses: any.into_iter().map(IpPrefix::host).collect(),
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![app::port_config(
             offload,
             *settings.tun.mtu.get_ref(),

@@ -20,6 +20,12 @@ pub struct TunSection {
     pub mtu: Spanned<u32>,
     /// Whether to use segmentation offload (super-packets) where the kernel can.
     pub offload: bool,
+    /// On a server with several shards: whether each has a queue of the device of its own, where the
+    /// kernel can. Without, the first shard reads for all.
+    pub multi_queue: bool,
+    /// On a server with several shards: whether the kernel chooses the queue by the inner destination
+    /// (eBPF), where it can. Without, by flows, and the shards hand on the rest.
+    pub steering: bool,
     /// Where the journal of changes to the host is kept; left out, `/run/masque`.
     pub run_dir: Option<PathBuf>,
 }
@@ -30,6 +36,8 @@ impl Default for TunSection {
             name: Spanned::new(0..0, "masque0".to_owned()),
             mtu: Spanned::new(0..0, 1400),
             offload: true,
+            multi_queue: true,
+            steering: true,
             run_dir: None,
         }
     }
@@ -134,6 +142,9 @@ pub struct TransportSection {
     pub gso: Option<bool>,
     /// UDP generic receive offload, where the kernel can.
     pub gro: Option<bool>,
+    /// On a server with several shards: whether the kernel chooses the socket by the connection ID, where
+    /// it can. Without, by addresses and ports, and the shards hand on the rest.
+    pub steering: Option<bool>,
     /// The size of the UDP socket's buffers, each way.
     pub socket_buffer: Option<Spanned<ByteSize>>,
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use masque_core::endpoint::MAX_SHARDS;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::template::UriTemplate;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -110,6 +112,49 @@ impl<'de> Deserialize<'de> for Template {
             "a URI template such as \"https://vpn.example/.well-known/masque/ip/{target}/{ipproto}/\"",
             Self::parse,
         )
+    }
+}
+
+/// How many shards a server has: a number, or `"auto"` for as many as there are processors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shards(pub NonZeroU16);
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self(NonZeroU16::MIN)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl Visitor<'_> for Count {
+            type Value = Shards;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number of shards from 1 to {MAX_SHARDS}, or \"auto\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Shards, E> {
+                u16::try_from(number)
+                    .ok()
+                    .filter(|number| *number <= MAX_SHARDS)
+                    .and_then(NonZeroU16::new)
+                    .map(Shards)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Shards, E> {
+                if text != "auto" {
+                    return Err(E::invalid_value(de::Unexpected::Str(text), &self));
+                }
+                let processors = std::thread::available_parallelism();
+                let processors = processors.map_or(1, |count| count.get().min(MAX_SHARDS.into()));
+                let count = u16::try_from(processors).ok().and_then(NonZeroU16::new);
+                Ok(Shards(count.unwrap_or(NonZeroU16::MIN)))
+            }
+        }
+        deserializer.deserialize_any(Count)
     }
 }
 

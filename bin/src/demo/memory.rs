@@ -116,7 +116,7 @@ fn start_server<R: Runtime>(
             .send(pump.controller())
             .map_err(|_| broken("nobody waits for the server"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-        app::account(&pump);
+        app::account(std::slice::from_ref(&pump));
         pump.into_parts().2.finish()
     });
     match controller.recv() {
@@ -144,7 +144,7 @@ fn start_client<R: Runtime>(
             .send(controller)
             .map_err(|_| broken("nobody waits for the client"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-        app::account(&pump);
+        app::account(std::slice::from_ref(&pump));
         pump.into_parts().2.finish()
     });
     match controller.recv() {

@@ -8,6 +8,7 @@ mod paths;
 mod process;
 mod refusals;
 mod restores;
+mod shards;
 mod spoofing;
 mod traffic;
 mod without;

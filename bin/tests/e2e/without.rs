@@ -221,6 +221,16 @@ fn shim(world: &World) -> PathBuf {
 
 /// As on a kernel that lacks `lacks`, with the default configuration.
 fn on_a_kernel_that_lacks(binary: Binary, lacks: &str, missing: &[Feature]) {
+    with_server_on_a_kernel_that_lacks(binary, "", lacks, missing);
+}
+
+/// The same with `server` in the server's configuration.
+fn with_server_on_a_kernel_that_lacks(
+    binary: Binary,
+    server: &str,
+    lacks: &str,
+    missing: &[Feature],
+) {
     if !can_compile() {
         return;
     }
@@ -229,7 +239,7 @@ fn on_a_kernel_that_lacks(binary: Binary, lacks: &str, missing: &[Feature]) {
         let library = library.to_str().unwrap();
         let environment = [("LD_PRELOAD", library), ("MASQUE_TEST_LACKS", lacks)];
         let (namespace, config) = match command {
-            "server" => (&world.server, world.server_config("")),
+            "server" => (&world.server, world.server_config(server)),
             _ => (
                 &world.client,
                 world.client_config("alice", Underlay::V4, ""),
@@ -282,6 +292,14 @@ fn a_kernel_without_any_offload_carries_under_smol() {
 #[test]
 fn a_kernel_without_any_offload_carries_under_mio() {
     inside(|| on_a_kernel_that_lacks(Mio, "gso gro vnet_hdr", &[Gso, Gro, VnetHdr]));
+}
+
+#[test]
+fn shards_say_once_what_all_of_them_go_without() {
+    let all = [Gso, Gro, VnetHdr];
+    inside(|| {
+        with_server_on_a_kernel_that_lacks(Tokio, "shards = 2", "gso gro vnet_hdr", &all);
+    });
 }
 
 #[test]

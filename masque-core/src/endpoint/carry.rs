@@ -28,19 +28,23 @@ impl Endpoint {
         };
         let from = PacketFrom::Device(port);
         if let Some(place) = self.fwd.last_place(port, &info) {
-            return self.enter_at(now, place, true, header, data, &info, from);
+            let result = self.enter_at(now, place, true, header, data, &info, from);
+            return self.counted(result);
         }
         let handle = match self.fwd.route(port, &info) {
             Ok(handle) => handle,
             Err(reason) => {
                 self.fwd.dropped(reason, data.len(), &mut self.trace);
-                if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
+                if reason == DropReason::NoTunnel && self.fwd.in_pool(info.destination) {
                     let error = IcmpError::AddressUnreachable;
                     self.fwd.answer_to_device(now, port, error, data, &info);
                 }
                 return Err((reason, 1));
             }
         };
+        if let Some(shard) = self.elsewhere(handle.conn) {
+            return Ok(self.send_on(shard, handle, port, header, data, &info));
+        }
         let Some(place) = self.place_of(handle) else {
             return self.no_tunnel(data);
         };
@@ -48,6 +52,29 @@ impl Endpoint {
         if result.is_ok() {
             self.fwd.remember(port, &info, place);
         }
+        self.counted(result)
+    }
+
+    /// Queues a packet from a device of another shard in a tunnel that is here.
+    pub(super) fn enter_from_port(
+        &mut self,
+        now: Instant,
+        handle: TunnelHandle,
+        port: PortId,
+        header: VnetHdr,
+        data: &[u8],
+        info: &PacketInfo,
+    ) -> Result<u32, (DropReason, u32)> {
+        let from = PacketFrom::Device(port);
+        let result = self.enter_tunnel(now, handle, header, data, info, from);
+        self.counted(result)
+    }
+
+    fn counted(
+        &mut self,
+        result: Result<u32, (DropReason, u32)>,
+    ) -> Result<u32, (DropReason, u32)> {
+        self.fwd.counters.packets_in += u64::from(*result.as_ref().unwrap_or(&0));
         result
     }
 
@@ -145,6 +172,10 @@ impl Endpoint {
         }
         while !self.fwd.across.is_empty() {
             for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
+                if let Some(shard) = self.elsewhere(to.conn) {
+                    self.send_across(shard, to, packet);
+                    continue;
+                }
                 let Ok(info) = PacketInfo::parse(&packet) else {
                     continue;
                 };

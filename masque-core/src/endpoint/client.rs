@@ -24,7 +24,8 @@ impl Endpoint {
         if self.shutdown.is_some() {
             return Err(ConnectError::ShuttingDown);
         }
-        if self.ids.len() >= self.limits.max_connections {
+        let connections = self.seat.shared.registry().crowd.connections();
+        if connections >= self.limits.max_connections {
             return Err(ConnectError::Limit);
         }
         if self.fwd.port(target.config.port).is_none() {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::shard::Shard;
 use super::types::{Identity, PortId};
 use crate::session::SessionConfig;
 use crate::wire::prefix::{AddressRange, IpPrefix};
@@ -22,6 +23,9 @@ pub struct Config {
     pub session: SessionConfig,
     /// The TUN devices.
     pub ports: Vec<PortConfig>,
+    /// The place among the shards of a server on several cores; `None` for an endpoint that is all of
+    /// its server, or a client.
+    pub shard: Option<Shard>,
 }
 
 /// A TUN device as the endpoint sees it.

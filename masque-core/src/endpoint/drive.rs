@@ -7,6 +7,7 @@ use quinn_proto::ConnectionHandle;
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
 use super::conn::{Conn, Tunnel};
+use super::shard::Notice;
 use super::{
     CloseReason, ConnId, DropReason, Endpoint, Event, PortId, SocketId, TunnelClosed, TunnelHandle,
 };
@@ -31,8 +32,8 @@ impl Endpoint {
         remote: std::net::SocketAddr,
         pays: Option<Ticket>,
     ) -> ConnId {
-        let id = ConnId(self.next_id);
-        self.next_id += 1;
+        let id = self.seat.shared.next_id(self.seat.id);
+        self.admission.arrived();
         let mut session = Session::new(role, self.session.clone());
         session.set_tracing(self.trace.is_on());
         let conn = Conn {
@@ -138,13 +139,7 @@ impl Endpoint {
         self.put_back(at, conn);
         self.deliver_across(now);
         for id in std::mem::take(&mut self.to_replace) {
-            self.close_by_id(
-                now,
-                id,
-                CloseReason::Replaced,
-                H3Code::NO_ERROR,
-                "replaced by a newer connection",
-            );
+            self.obey(now, Notice::Replace(id));
         }
     }
 
@@ -153,6 +148,7 @@ impl Endpoint {
         if conn.bridge.is_drained() {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
+            self.admission.left();
             self.ids.remove(&conn.id);
             if let Some(armed) = conn.armed {
                 self.armed.remove(&(armed, at));

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use ipnet::{Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
 
 use super::answers::error_for;
 use super::config::{Access, PortConfig};
 use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
+use super::owners::Owners;
 use super::rate::RateLimit;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
@@ -62,8 +61,8 @@ pub(super) struct Place {
 /// Everything forwarding needs beside the connections themselves.
 pub(super) struct Forwarding {
     pub(super) ports: Vec<Port>,
-    v4: PrefixMap<Ipv4Net, TunnelHandle>,
-    v6: PrefixMap<Ipv6Net, TunnelHandle>,
+    /// Whose packets are whose, on all shards.
+    pub(super) owners: Owners,
     pub(super) policy: Option<Policy>,
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
@@ -99,8 +98,7 @@ impl Forwarding {
             .collect();
         Self {
             ports,
-            v4: PrefixMap::new(),
-            v6: PrefixMap::new(),
+            owners: Owners::default(),
             policy,
             counters: Counters::default(),
             across: Vec::new(),
@@ -124,40 +122,7 @@ impl Forwarding {
 
     /// Whose address this is.
     pub(super) fn owner(&self, address: IpAddr) -> Option<TunnelHandle> {
-        match address {
-            IpAddr::V4(v4) => self.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, owner)| *owner),
-            IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, owner)| *owner),
-        }
-    }
-
-    /// Packets for `prefix` go to `owner`, unless a newer tunnel has the same prefix: tunnels of one
-    /// identity share addresses, and which was established last is a matter of luck.
-    pub(super) fn claim(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
-        self.rules_changed();
-        let older = |other: &TunnelHandle| *other < owner;
-        match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) if self.v4.get(&net).is_none_or(older) => {
-                self.v4.insert(net, owner);
-            }
-            ipnet::IpNet::V6(net) if self.v6.get(&net).is_none_or(older) => {
-                self.v6.insert(net, owner);
-            }
-            _ => {}
-        }
-    }
-
-    /// Forgets a claim, if it is still `owner`'s, and says whether it was.
-    pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) -> bool {
-        self.rules_changed();
-        match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
-                self.v4.remove(&net).is_some()
-            }
-            ipnet::IpNet::V6(net) if self.v6.get(&net) == Some(&owner) => {
-                self.v6.remove(&net).is_some()
-            }
-            _ => false,
-        }
+        self.owners.of(address)
     }
 
     /// Addresses, routes or tunnels are others than before: every packet is judged anew.
@@ -182,10 +147,9 @@ impl Forwarding {
         self.last = Some((packet, place));
     }
 
-    /// How many prefixes and devices lead to tunnels.
-    pub(super) fn claims(&self) -> usize {
-        let of_clients = self.ports.iter().map(|port| port.clients.len());
-        self.v4.len() + self.v6.len() + of_clients.sum::<usize>()
+    /// How many devices lead to tunnels.
+    pub(super) fn device_claims(&self) -> usize {
+        self.ports.iter().map(|port| port.clients.len()).sum()
     }
 
     /// Takes frames the caller has written back into the coalescer.
@@ -301,13 +265,20 @@ impl Forwarding {
         }
     }
 
-    fn in_pool(&self, address: IpAddr) -> bool {
+    /// Whether `address` lies in a pool or a static assignment.
+    pub(super) fn in_pool(&self, address: IpAddr) -> bool {
         let space = self
             .policy
             .as_ref()
             .map(|policy| policy.client_space.as_slice())
             .unwrap_or_default();
         space.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// Whether clients have addresses of this IP version.
+    pub(super) fn has_version(&self, v4: bool) -> bool {
+        let mut space = self.policy.iter().flat_map(|policy| &policy.client_space);
+        space.any(|prefix| prefix.address().is_ipv4() == v4)
     }
 
     /// Judges a packet from a device and finds its tunnel.
@@ -646,7 +617,7 @@ fn header_length(packet: &[u8], info: &PacketInfo) -> usize {
 }
 
 /// How many packets a super-packet stands for.
-fn packets_in(header: VnetHdr, packet: &[u8], info: &PacketInfo) -> u32 {
+pub(super) fn packets_in(header: VnetHdr, packet: &[u8], info: &PacketInfo) -> u32 {
     if header.gso_type & !VnetHdr::GSO_ECN == VnetHdr::GSO_NONE || header.gso_size == 0 {
         return 1;
     }

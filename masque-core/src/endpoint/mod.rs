@@ -18,6 +18,7 @@
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
 //! | `pool.rs` | addresses, leases, static assignments |
+//! | `shard.rs` | several endpoints as one server, and the mail between them |
 
 mod admit;
 mod answers;
@@ -34,11 +35,13 @@ mod entropy;
 mod event;
 mod forward;
 mod fq_codel;
+mod owners;
 mod pool;
 mod rate;
 mod routes;
 mod server;
 mod setup;
+mod shard;
 mod timers;
 mod tls;
 mod types;
@@ -62,6 +65,7 @@ pub use config::{
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
 pub use event::{CloseReason, Event, TunnelClosed};
+pub use shard::{MAX_SHARDS, Mail, Shard, ShardId, Shared, shard_of};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
     RecvMeta, RejectReason, Rejected, SocketId, TimerReason, Transmit, TunBatch, TunnelHandle,
@@ -72,8 +76,8 @@ use admit::Admission;
 use bridge::BridgeEvent;
 use conn::Conn;
 use forward::{Forwarding, Policy};
-use pool::AddressBook;
 use setup::WallClock;
+use shard::Seat;
 
 use crate::session::SessionConfig;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -100,9 +104,8 @@ pub struct Endpoint {
     /// By quinn-proto's handle.
     conns: Vec<Option<Box<Conn>>>,
     ids: BTreeMap<ConnId, usize>,
-    next_id: u64,
     fwd: Forwarding,
-    book: AddressBook,
+    seat: Seat,
     admission: Admission,
     events: VecDeque<Event>,
     responses: VecDeque<(Transmit, Vec<u8>)>,
@@ -122,8 +125,9 @@ pub struct Endpoint {
     touched: Vec<usize>,
     /// Packets between tunnels are being delivered further down the stack.
     delivering: bool,
-    /// The connections of each identity that have not ended.
-    of_identity: BTreeMap<Identity, BTreeSet<ConnId>>,
+    /// For other shards.
+    mail: VecDeque<(ShardId, Mail)>,
+    mail_bytes: usize,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -138,13 +142,18 @@ impl Endpoint {
     /// An endpoint at `now`, which is `wall` in calendar time (certificates expire by it).
     ///
     /// # Errors
-    /// [`ConnectError::Profile`] if the transport profile cannot be used.
+    /// [`ConnectError::Profile`] if the transport profile cannot be used;
+    /// [`ConnectError::UnknownShard`] if the server has fewer shards than that.
     pub fn new(
         now: Instant,
         wall: SystemTime,
         config: Config,
         entropy: Entropy,
     ) -> Result<Self, ConnectError> {
+        let seat = Seat::new(&config)?;
+        let entropy = seat.entropy(entropy);
+        let mut limits = config.limits;
+        limits.total_queue_bytes /= usize::from(seat.shared.shards().get());
         let clock = Arc::new(WallClock::new(now, wall));
         let secret = config
             .server
@@ -152,22 +161,17 @@ impl Endpoint {
             .map_or_else(|| entropy.bytes("secret"), |server| server.secret);
         let server = match &config.server {
             Some(server) => Some(Arc::new(
-                setup::server_config(server, &config.transport, &config.limits, clock.clone())
+                setup::server_config(server, &config.transport, &limits, clock.clone())
                     .map_err(ConnectError::Profile)?,
             )),
             None => None,
         };
-        let quic_config = Arc::new(setup::endpoint_config(&entropy, secret));
-        let book = match &config.server {
-            Some(server) => AddressBook::new(
-                &server.pools,
-                &server.gateways,
-                &server.statics,
-                &server.leases,
-                config.limits.lease_lifetime,
-            ),
-            None => AddressBook::new(&[], &[], &[], &[], config.limits.lease_lifetime),
-        };
+        let quic_config = Arc::new(setup::endpoint_config(
+            &entropy,
+            secret,
+            seat.id,
+            seat.shared.shards(),
+        ));
         let policy = config.server.as_ref().map(|server| Policy {
             access: server.access.clone(),
             gateways: server.gateways.clone(),
@@ -189,16 +193,15 @@ impl Endpoint {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
             clock,
             client_ids: Arc::new(Mutex::new(entropy.fork("client cid"))),
-            fwd: Forwarding::new(config.ports, policy, &config.limits, flow_key, now),
+            fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
-            limits: config.limits,
+            limits,
             session: config.session,
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
-            next_id: 0,
-            book,
-            admission: Admission::default(),
+            admission: Admission::new(seat.shared.clone()),
+            seat,
             events: VecDeque::new(),
             responses: VecDeque::new(),
             ring: VecDeque::new(),
@@ -213,17 +216,27 @@ impl Endpoint {
             bridge_events: Vec::new(),
             touched: Vec::new(),
             delivering: false,
-            of_identity: BTreeMap::new(),
+            mail: VecDeque::new(),
+            mail_bytes: 0,
         })
     }
 
-    /// Takes a whole GRO batch: datagrams of `meta.stride` bytes each, the last perhaps shorter.
-    pub fn handle_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
+    /// Takes a whole GRO batch: datagrams of `meta.stride` bytes each, the last perhaps shorter. What
+    /// belongs to another shard leaves by [`Endpoint::poll_mail`].
+    pub fn handle_udp(&mut self, now: Instant, meta: RecvMeta, data: BytesMut) {
         self.advance(now);
         let total = data.len();
         self.trace(None, || {
             What::Input(format!("udp {total} bytes from {}", meta.remote).into())
         });
+        if self.seat.alone {
+            self.take_udp(now, meta, data);
+        } else {
+            self.sort_udp(now, meta, data);
+        }
+    }
+
+    fn take_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
         let ecn = meta.ecn.map(|ecn| match ecn {
             Ecn::Ect0 => quinn_proto::EcnCodepoint::Ect0,
             Ecn::Ect1 => quinn_proto::EcnCodepoint::Ect1,
@@ -292,10 +305,7 @@ impl Endpoint {
             self.fwd.counters.super_packets += 1;
         }
         match self.take_from_port(now, port, header, data) {
-            Ok(queued) => {
-                self.fwd.counters.packets_in += u64::from(queued);
-                Accepted { queued, dropped: 0 }
-            }
+            Ok(queued) => Accepted { queued, dropped: 0 },
             Err((_, dropped)) => Accepted { queued: 0, dropped },
         }
     }
@@ -334,10 +344,7 @@ impl Endpoint {
             }
         };
         match result {
-            Ok(queued) => {
-                self.fwd.counters.packets_in += u64::from(queued);
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err((DropReason::QueueFull, _)) => Err(Rejected {
                 packet,
                 reason: RejectReason::Full,
@@ -484,17 +491,23 @@ impl Endpoint {
             conns().count(),
             "every connection has an ID"
         );
+        let prefixes = if self.seat.alone {
+            self.fwd.owners.len()
+        } else {
+            self.seat.shared.prefixes()
+        };
+        let registry = self.seat.shared.registry();
         Usage {
             connections: self.ids.len(),
-            identities: self.of_identity.len(),
+            identities: registry.of_identity.len(),
             tunnels: tunnels().count(),
-            claims: self.fwd.claims(),
-            addresses: self.book.in_use(),
+            claims: prefixes + self.fwd.device_claims(),
+            addresses: registry.book.in_use(),
             queued_bytes: self.fwd.queued_bytes,
             queued_datagrams: tunnels().map(|tunnel| tunnel.queue.len()).sum(),
             handshakes: self.admission.handshaking(),
             waiting_handshakes: self.admission.waiting(),
-            handshake_sources: self.admission.sources(),
+            handshake_sources: registry.crowd.sources(),
             deadlines: self.armed.len(),
         }
     }
@@ -519,6 +532,9 @@ impl Endpoint {
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.clock.set(now);
+        if self.seat.has_news() {
+            self.catch_up(now);
+        }
     }
 
     fn trace(&mut self, connection: Option<ConnId>, what: impl FnOnce() -> What) {

@@ -15,6 +15,9 @@ use crate::wire::prefix::IpPrefix;
 #[error("address pool exhausted")]
 pub(super) struct Exhausted;
 
+/// What a tunnel was assigned by command, and the identity it was for.
+type Reservation = (Option<Identity>, Vec<IpPrefix>);
+
 /// Addresses for clients.
 #[derive(Debug)]
 pub(super) struct AddressBook {
@@ -27,7 +30,7 @@ pub(super) struct AddressBook {
     /// Addresses lent for as long as one tunnel lives.
     lent: usize,
     /// What tunnels were assigned by command, and for whom: nobody else gets it meanwhile.
-    reserved: BTreeMap<TunnelHandle, (Option<Identity>, Vec<IpPrefix>)>,
+    reserved: BTreeMap<TunnelHandle, Reservation>,
     /// Before then no lease expires.
     next_expiry: Option<SystemTime>,
     lifetime: Duration,
@@ -77,26 +80,6 @@ impl AddressBook {
         }
         book.next_expiry = book.earliest_expiry();
         book
-    }
-
-    /// Whether `address` lies in a pool or belongs to a static assignment.
-    pub(super) fn covers(&self, address: IpAddr) -> bool {
-        self.pools.iter().any(|pool| pool.prefix.contains(address))
-            || self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.contains(address))
-    }
-
-    /// The IP versions of the pools.
-    pub(super) fn has_version(&self, v4: bool) -> bool {
-        self.pools
-            .iter()
-            .any(|pool| pool.prefix.address().is_ipv4() == v4)
-            || self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.address().is_ipv4() == v4)
     }
 
     /// The addresses of an identity: its static ones, else its lease, renewed or made now. The second
@@ -185,14 +168,23 @@ impl AddressBook {
             .all(|prefix| self.may_have(tunnel, identity, own, prefix))
     }
 
-    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before.
+    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before,
+    /// which [`Self::restore`] takes.
     pub(super) fn reserve(
         &mut self,
         tunnel: TunnelHandle,
         identity: Option<Identity>,
         prefixes: Vec<IpPrefix>,
-    ) {
-        self.reserved.insert(tunnel, (identity, prefixes));
+    ) -> Option<Reservation> {
+        self.reserved.insert(tunnel, (identity, prefixes))
+    }
+
+    /// Undoes a [`Self::reserve`].
+    pub(super) fn restore(&mut self, tunnel: TunnelHandle, before: Option<Reservation>) {
+        match before {
+            Some(before) => self.reserved.insert(tunnel, before),
+            None => self.reserved.remove(&tunnel),
+        };
     }
 
     /// What a tunnel was assigned by command is free again.
@@ -270,6 +262,21 @@ impl AddressBook {
         }
         self.next_expiry = self.earliest_expiry();
         (ended, renewed)
+    }
+
+    /// Before then no lease expires.
+    pub(super) fn next_expiry(&self) -> Option<SystemTime> {
+        self.next_expiry
+    }
+
+    /// The leases, in the order of identities.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// The lease of an identity, if it has one.
+    pub(super) fn leased(&self, identity: &Identity) -> Option<Lease> {
+        self.leases.get(identity).cloned()
     }
 
     fn earliest_expiry(&self) -> Option<SystemTime> {

@@ -1,5 +1,6 @@
 //! quinn-proto's configuration, every value of it on purpose and every random input from [`Entropy`].
 
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +18,7 @@ use rand_core::Rng;
 use super::cipher;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::entropy::Entropy;
+use super::shard::ShardId;
 
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
 use aws_lc_rs::{hkdf, hmac};
@@ -66,11 +68,17 @@ impl TimeSource for WallClock {
 
 /// Connection IDs from a seed. A lock, because the same generator serves the factory quinn-proto
 /// wants and the IDs clients invent for their servers; neither is on the path of a packet.
-struct SeededIds(Arc<Mutex<ChaCha20Rng>>);
+struct SeededIds {
+    rng: Arc<Mutex<ChaCha20Rng>>,
+    shard: ShardId,
+    shards: NonZeroU16,
+}
 
 impl ConnectionIdGenerator for SeededIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        random_id(&self.0)
+        let mut id = random_id(&self.rng);
+        id[0] = of_shard(id[0], self.shard, self.shards);
+        id
     }
 
     fn cid_len(&self) -> usize {
@@ -91,12 +99,31 @@ fn random_id(rng: &Mutex<ChaCha20Rng>) -> ConnectionId {
     ConnectionId::new(&bytes)
 }
 
+/// The byte next below `random`, or the first above it, that is congruent to `shard`: by it datagrams
+/// find their shard.
+fn of_shard(random: u8, shard: ShardId, shards: NonZeroU16) -> u8 {
+    let (random, shards) = (u16::from(random), shards.get());
+    let byte = random - random % shards + shard.0;
+    u8::try_from(byte).unwrap_or_else(|_| (byte - shards) as u8)
+}
+
 /// The endpoint's configuration: connection IDs, reset keys and random numbers from one seed.
-pub(super) fn endpoint_config(entropy: &Entropy, secret: [u8; 32]) -> EndpointConfig {
+pub(super) fn endpoint_config(
+    entropy: &Entropy,
+    secret: [u8; 32],
+    shard: ShardId,
+    shards: NonZeroU16,
+) -> EndpointConfig {
     let ids = Arc::new(Mutex::new(entropy.fork("cid")));
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
     config
-        .cid_generator(move || Box::new(SeededIds(ids.clone())))
+        .cid_generator(move || {
+            Box::new(SeededIds {
+                rng: ids.clone(),
+                shard,
+                shards,
+            })
+        })
         .rng_seed(Some(entropy.bytes("quic")))
         .grease_quic_bit(true)
         .min_reset_interval(Duration::from_millis(20));
@@ -286,5 +313,24 @@ impl Controller for Fixed {
 
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shard::MAX_SHARDS;
+    use super::*;
+
+    #[test]
+    fn the_first_byte_of_an_id_names_the_shard() {
+        for shards in (1..=MAX_SHARDS).filter_map(NonZeroU16::new) {
+            for shard in (0..shards.get()).map(ShardId) {
+                for random in 0..=u8::MAX {
+                    let byte = of_shard(random, shard, shards);
+                    assert_eq!(u16::from(byte) % shards, shard.0);
+                }
+            }
+        }
+        assert!((0..=u8::MAX).all(|byte| of_shard(byte, ShardId(0), NonZeroU16::MIN) == byte));
     }
 }

@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::conn::{Conn, Tunnel};
+use super::owners::Change;
+use super::shard::Notice;
 use super::{
     CloseReason, Command, CommandError, Deadline, Endpoint, Event, Identity, TimerReason,
     TunnelHandle,
@@ -157,14 +159,18 @@ impl Endpoint {
                 Ok(())
             }
             Command::Revoke { identity } => {
-                for id in self.of_identity.get(&identity).cloned().unwrap_or_default() {
-                    self.close_by_id(
-                        now,
-                        id,
-                        CloseReason::NotAuthorised,
-                        H3Code::REQUEST_REJECTED,
-                        "revoked",
-                    );
+                let all = self
+                    .seat
+                    .shared
+                    .registry()
+                    .of_identity
+                    .get(&identity)
+                    .cloned();
+                for id in all.unwrap_or_default() {
+                    match self.elsewhere(id) {
+                        Some(shard) => self.leave_notice(shard, Notice::Revoke(id)),
+                        None => self.obey(now, Notice::Revoke(id)),
+                    }
                 }
                 Ok(())
             }
@@ -268,24 +274,31 @@ impl Endpoint {
         let tunnel = conn.tunnel(handle.tunnel);
         let tunnel = tunnel.ok_or(CommandError::UnknownTunnel)?;
         let (lent, before) = (tunnel.lent.clone(), tunnel.addresses.clone());
-        let book = &self.book;
-        if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
-            return Err(CommandError::AddressInUse);
-        }
+        // Asked and reserved in one: two shards never both get the last yes.
+        let kept = {
+            let book = &mut self.seat.shared.registry().book;
+            if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
+                return Err(CommandError::AddressInUse);
+            }
+            book.reserve(handle, identity, addresses.clone())
+        };
         let assign = SessionCommand::AssignAddresses {
             tunnel: handle.tunnel,
             assign: super::server::unasked(&addresses),
         };
         let (_, conn) = self.conn_of(handle)?;
-        conn.bridge.session().handle_command(assign)?;
+        if let Err(refused) = conn.bridge.session().handle_command(assign) {
+            self.seat.shared.registry().book.restore(handle, kept);
+            return Err(refused.into());
+        }
         if let Some(tunnel) = conn.tunnel_mut(handle.tunnel) {
             tunnel.addresses.clone_from(&addresses);
         }
-        self.book.reserve(handle, identity, addresses.clone());
-        self.hand_over(handle, &before, None);
-        for &prefix in &addresses {
-            self.fwd.claim(prefix, handle);
-        }
+        let release = before.iter().map(|prefix| Change::Release(*prefix, handle));
+        let claim = addresses
+            .iter()
+            .map(|prefix| Change::Claim(*prefix, handle));
+        self.change_owners(&release.chain(claim).collect::<Vec<_>>());
         self.events.push_back(Event::Addresses {
             tunnel: handle,
             addresses,
@@ -299,6 +312,7 @@ impl Endpoint {
             || !self.responses.is_empty()
             || !self.ring.is_empty()
             || !self.events.is_empty()
+            || !self.mail.is_empty()
             || self.fwd.ports.iter().any(|port| !port.out.is_empty())
     }
 
@@ -365,9 +379,14 @@ impl Endpoint {
 
     pub(super) fn expire_leases(&mut self) {
         let wall = quinn_proto::TimeSource::now(&*self.clock);
-        let of_identity = &self.of_identity;
-        let in_use = |identity: &Identity| of_identity.contains_key(identity);
-        let (ended, renewed) = self.book.expire(wall, in_use);
+        if !self.seat.shared.may_expire(wall) {
+            return;
+        }
+        let (ended, renewed) = self.seat.shared.change_leases(|registry| {
+            let of_identity = &registry.of_identity;
+            let in_use = |identity: &Identity| of_identity.contains_key(identity);
+            registry.book.expire(wall, in_use)
+        });
         self.events.extend(ended.into_iter().map(Event::LeaseEnded));
         self.events
             .extend(renewed.into_iter().map(Event::LeaseChanged));
