@@ -250,8 +250,8 @@ pub fn tell_forbidden(tun: &TunSection, transport: &TransportSection) {
     }
 }
 
-/// Says what was carried and what was dropped, how often the system was called for it, and which offloads
-/// were missing, by all pumps of this program together.
+/// Says what was carried and what was dropped by all pumps of this program together, how often the system
+/// was called for it, and which offloads were missing.
 pub fn account<A: App>(pumps: &[Pump<A>]) {
     let sum = |count: fn(&Counters) -> u64| -> u64 {
         let counts = pumps.iter().map(|pump| count(pump.endpoint().counters()));

@@ -239,8 +239,8 @@ impl App for ServerApp {
                 identity,
             } => {
                 let client = identity.as_ref().map_or("unknown", |identity| &identity.0);
-                let (cipher, shard) = (app::cipher(cx.endpoint, conn), self.shard);
-                tracing::info!(%conn, %remote, client, cipher, shard, "client connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, client, cipher, shard = self.shard, "client connected");
                 self.clients.insert(conn, identity);
             }
             Event::TunnelUp { tunnel, .. } => {

@@ -188,6 +188,7 @@
 extern crate alloc;
 
 pub mod error;
+mod few;
 pub mod session;
 pub mod trace;
 pub mod wire;

@@ -10,12 +10,14 @@
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
 //! | [`scenario`] | worlds ready to run |
+//! | [`scale`] | one server, very many clients, and what they cost |
 //! | [`lab`] | what `masque-lab` does: run and step |
 #![forbid(unsafe_code)]
 
 pub mod crypto;
 pub mod lab;
 pub mod packet;
+pub mod scale;
 pub mod scenario;
 pub mod seed;
 pub mod world;

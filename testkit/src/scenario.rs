@@ -16,6 +16,7 @@ use masque_core::wire::template::UriTemplate;
 
 use crate::crypto::null::{NullClient, NullServer};
 use crate::crypto::{Authority, TlsError, real, seeded};
+use crate::seed::Seed;
 use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, Sharding, World};
 
 /// The server's name.
@@ -135,7 +136,7 @@ pub struct Star {
 pub fn star(options: &Options) -> Result<Star, TlsError> {
     let mut world = World::new(options.seed);
     world.set_tracing(options.trace);
-    let crypto = Keys::new(&world, options)?;
+    let crypto = Keys::of(options.crypto, world.seed())?;
     let address = server_address();
     let config_of_server = server_config(options, crypto.server()?, &world);
     let spec = |_| {
@@ -253,7 +254,7 @@ pub fn pools() -> Vec<IpPrefix> {
         .collect()
 }
 
-fn template() -> UriTemplate {
+pub(crate) fn template() -> UriTemplate {
     UriTemplate::parse(TEMPLATE).expect("a constant")
 }
 
@@ -317,28 +318,28 @@ fn server_config(
 }
 
 /// Makes cryptography of the wanted kind.
-enum Keys {
+pub(crate) enum Keys {
     Null,
     Tls(Box<Authority>),
 }
 
 impl Keys {
-    fn new(world: &World, options: &Options) -> Result<Self, TlsError> {
-        Ok(match options.crypto {
+    pub(crate) fn of(crypto: Crypto, seed: &Seed) -> Result<Self, TlsError> {
+        Ok(match crypto {
             Crypto::Null => Self::Null,
-            Crypto::Seeded => Self::Tls(Box::new(seeded::authority(world.seed())?)),
+            Crypto::Seeded => Self::Tls(Box::new(seeded::authority(seed)?)),
             Crypto::Real => Self::Tls(Box::new(real::authority()?)),
         })
     }
 
-    fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
+    pub(crate) fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
         Ok(match self {
             Self::Null => NullServer::named(SERVER_NAME),
             Self::Tls(authority) => authority.server(SERVER_NAME)?,
         })
     }
 
-    fn client(
+    pub(crate) fn client(
         &self,
         identity: Option<&Identity>,
         last: Option<Duration>,

@@ -195,12 +195,6 @@ impl Subject for Masque {
         tunnel.spawn(Role::Client, &program, &["client", "-c", &start(&client)])
     }
 
-    fn cipher(&self, tunnel: &Tunnel<'_>) -> Option<String> {
-        let log = tunnel.log(Role::Client);
-        let (_, rest) = log.rsplit_once("cipher=\"")?;
-        Some(rest.split_once('"')?.0.to_owned())
-    }
-
     fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
         let program = self
             .find()
@@ -220,6 +214,12 @@ impl Subject for Masque {
         }
         let text = "the second client is on the first one's shard, again and again";
         Err(Error::Timeout(text.to_owned()))
+    }
+
+    fn cipher(&self, tunnel: &Tunnel<'_>) -> Option<String> {
+        let log = tunnel.log(Role::Client);
+        let (_, rest) = log.rsplit_once("cipher=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
     }
 
     fn is_ours(&self) -> bool {

@@ -292,13 +292,6 @@ impl<'a> Tunnel<'a> {
     }
 }
 
-/// What follows `key` in the words of `text`.
-fn word_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let mut words = text.split_whitespace();
-    words.find(|word| *word == key)?;
-    words.next()
-}
-
 /// What a probe for the first answer has found; nothing, if it cannot tell.
 fn said(first: &mut Process) -> FirstResult {
     let mut said = String::new();
@@ -306,6 +299,13 @@ fn said(first: &mut Process) -> FirstResult {
         let _ = out.read_to_string(&mut said);
     }
     serde_json::from_str(&said).unwrap_or_default()
+}
+
+/// What follows `key` in the words of `text`.
+fn word_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == key)?;
+    words.next()
 }
 
 impl Drop for Tunnel<'_> {

@@ -92,6 +92,7 @@ impl Endpoint {
                 Vec::new(),
                 RouteAdvertisement::default(),
             );
+            conn.tunnels.reserve_exact(1);
             conn.tunnels.push(tunnel);
             if let Some(port) = self.fwd.port_mut(conn.port) {
                 port.clients.push(handle);
@@ -186,7 +187,6 @@ impl Endpoint {
             .fwd
             .port(conn.port)
             .map_or(1500, |port| port.config.mtu);
-        let identity = conn.identity.clone().filter(|_| conn.role == Role::Server);
         for tunnel in &mut conn.tunnels {
             let Some(announce_by) = tunnel.announce_by else {
                 continue;
@@ -216,7 +216,7 @@ impl Endpoint {
                 let scope: Scope = tunnel.scope.clone();
                 self.events.push_back(Event::TunnelUp {
                     tunnel: handle,
-                    identity: identity.clone(),
+                    identity: conn.identity.clone().filter(|_| conn.role == Role::Server),
                     scope,
                 });
                 self.events.push_back(Event::Mtu {

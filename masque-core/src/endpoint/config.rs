@@ -211,7 +211,9 @@ pub struct Limits {
     pub max_connections: usize,
     /// Handshakes at once.
     pub max_handshakes: usize,
-    /// Handshakes accepted per turn; the rest wait.
+    /// Handshakes begun and completed per turn; beyond that those to begin wait. Few, because
+    /// everybody else waits for the end of the turn; a server that has nothing else to do takes
+    /// the next turn at once.
     pub handshakes_per_turn: usize,
     /// From so many handshakes at once on, an unproven source address gets a Retry.
     pub retry_threshold: usize,
@@ -238,7 +240,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_handshakes: 1_000,
-            handshakes_per_turn: 8,
+            handshakes_per_turn: 2,
             retry_threshold: 64,
             handshakes_per_source: 64,
             connections_per_identity: 2,

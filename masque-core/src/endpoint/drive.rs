@@ -150,9 +150,7 @@ impl Endpoint {
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
             self.ids.remove(&conn.id);
-            if let Some(armed) = conn.armed {
-                self.armed.remove(&(armed, at));
-            }
+            self.armed.set(at, None);
             return;
         }
         if !conn.timer_dirty {
@@ -220,6 +218,9 @@ impl Endpoint {
     pub(super) fn on_bridge_event(&mut self, now: Instant, conn: &mut Conn, event: BridgeEvent) {
         match event {
             BridgeEvent::Connected => {
+                if conn.pays.is_some() {
+                    self.admission.worked();
+                }
                 self.admission.done(conn.pays.take());
                 conn.handshake_by = None;
                 match conn.role {

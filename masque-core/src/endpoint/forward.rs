@@ -11,6 +11,7 @@ use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
 use super::owners::Owners;
 use super::rate::RateLimit;
+use super::space::AddressSpace;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -18,7 +19,6 @@ use crate::wire::ip::fragment::{FragmentError, MIN_MTU, fragments};
 use crate::wire::ip::icmp::IcmpError;
 use crate::wire::ip::{self, PacketInfo};
 use crate::wire::offload::{Coalescer, TunFrame, Verdict, VnetHdr, segment};
-use crate::wire::prefix::IpPrefix;
 use crate::wire::stream::Role;
 
 /// Bytes taken from the allocator at a time for packets on their way into tunnels.
@@ -38,10 +38,12 @@ pub(super) struct Port {
 /// What the server lets through beside the rules of each tunnel.
 pub(super) struct Policy {
     pub(super) access: Access,
+    /// What `access` denies.
+    pub(super) deny: AddressSpace,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) port: PortId,
     /// Pools and static assignments: where clients' addresses are.
-    pub(super) client_space: Vec<IpPrefix>,
+    pub(super) client_space: AddressSpace,
 }
 
 /// A packet on its way from one tunnel to another.
@@ -240,7 +242,7 @@ impl Forwarding {
             return Ok(None);
         };
         let to = info.destination;
-        if policy.access.deny.iter().any(|prefix| prefix.contains(to)) {
+        if policy.deny.contains(to) {
             return Err(DropReason::Prohibited);
         }
         if policy.gateways.contains(&to) {
@@ -267,18 +269,14 @@ impl Forwarding {
 
     /// Whether `address` lies in a pool or a static assignment.
     pub(super) fn in_pool(&self, address: IpAddr) -> bool {
-        let space = self
-            .policy
-            .as_ref()
-            .map(|policy| policy.client_space.as_slice())
-            .unwrap_or_default();
-        space.iter().any(|prefix| prefix.contains(address))
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.client_space.contains(address))
     }
 
     /// Whether clients have addresses of this IP version.
     pub(super) fn has_version(&self, v4: bool) -> bool {
-        let mut space = self.policy.iter().flat_map(|policy| &policy.client_space);
-        space.any(|prefix| prefix.address().is_ipv4() == v4)
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.client_space.has_version(v4))
     }
 
     /// Judges a packet from a device and finds its tunnel.
@@ -493,18 +491,24 @@ impl Forwarding {
     }
 
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
+    ///
+    /// A tunnel may hold as much as all tunnels together leave free (Choudhury and Hahne's dynamic
+    /// thresholds): many that want everything end up with the same, and one that comes late, or
+    /// queues little, always finds room. One that holds more than that sheds a little with every packet.
     pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
+        let mut has_shed = false;
         loop {
             let queued = tunnel.queue.bytes();
-            let fits = queued + bytes <= self.tunnel_queue_bytes
-                && self.queued_bytes + bytes <= self.total_queue_bytes;
-            if fits {
+            let free = self.total_queue_bytes.saturating_sub(self.queued_bytes);
+            let fits = queued + bytes <= self.tunnel_queue_bytes && bytes <= free;
+            if fits && (has_shed || queued + bytes <= free) {
                 return true;
             }
             let shed = tunnel.queue.shed();
             if shed == 0 {
-                return false;
+                return fits;
             }
+            has_shed = true;
             self.queued_bytes -= queued - tunnel.queue.bytes();
             self.counters.drop(DropReason::QueueFull, shed);
         }

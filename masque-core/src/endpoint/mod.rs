@@ -17,8 +17,9 @@
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
-//! | `pool.rs` | addresses, leases, static assignments |
+//! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
 //! | `shard.rs` | several endpoints as one server, and the mail between them |
+//! | `timers.rs`, `deadlines.rs` | when what is due |
 
 mod admit;
 mod answers;
@@ -30,6 +31,7 @@ mod command;
 mod config;
 mod conn;
 mod counters;
+mod deadlines;
 mod drive;
 mod entropy;
 mod event;
@@ -39,14 +41,16 @@ mod owners;
 mod pool;
 mod rate;
 mod routes;
+mod runs;
 mod server;
 mod setup;
 mod shard;
+mod space;
 mod timers;
 mod tls;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
@@ -75,6 +79,7 @@ pub use types::{
 use admit::Admission;
 use bridge::BridgeEvent;
 use conn::Conn;
+use deadlines::Deadlines;
 use forward::{Forwarding, Policy};
 use setup::WallClock;
 use shard::Seat;
@@ -99,7 +104,7 @@ pub struct Endpoint {
     client_ids: Arc<Mutex<ChaCha20Rng>>,
     profile: TransportProfile,
     limits: Limits,
-    session: SessionConfig,
+    session: Arc<SessionConfig>,
     server: Option<ServerConfig>,
     /// By quinn-proto's handle.
     conns: Vec<Option<Box<Conn>>>,
@@ -112,8 +117,10 @@ pub struct Endpoint {
     /// Connections that may have something to send.
     ring: VecDeque<usize>,
     /// Deadlines of connections; kept up lazily through `stale`.
-    armed: BTreeSet<(Instant, usize)>,
+    armed: Deadlines,
     stale: Vec<usize>,
+    /// Connections that are due: a buffer.
+    due: Vec<usize>,
     /// The last `now`, so that forgotten output is due at once.
     now: Instant,
     shutdown: Option<Instant>,
@@ -174,6 +181,7 @@ impl Endpoint {
         ));
         let policy = config.server.as_ref().map(|server| Policy {
             access: server.access.clone(),
+            deny: server.access.deny.iter().copied().collect(),
             gateways: server.gateways.clone(),
             port: server.port,
             client_space: server
@@ -196,7 +204,7 @@ impl Endpoint {
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
             limits,
-            session: config.session,
+            session: Arc::new(config.session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
@@ -205,8 +213,9 @@ impl Endpoint {
             events: VecDeque::new(),
             responses: VecDeque::new(),
             ring: VecDeque::new(),
-            armed: BTreeSet::new(),
+            armed: Deadlines::default(),
             stale: Vec::new(),
+            due: Vec::new(),
             now,
             shutdown: None,
             shutdown_told: false,

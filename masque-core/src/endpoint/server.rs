@@ -170,6 +170,8 @@ impl Endpoint {
             tunnel: id,
             routes: routes.clone(),
         });
+        // Most clients have one.
+        conn.tunnels.reserve_exact(1);
         conn.tunnels
             .push(self.new_tunnel(now, handle, request.scope, addresses, lent, routes));
     }

@@ -29,6 +29,11 @@ use ring::{hkdf, hmac};
 /// The length of the connection IDs we choose, in bytes.
 pub(super) const CID_LENGTH: usize = 8;
 
+/// Request streams at once beside one per tunnel: requests that are refused, tunnels that are ending.
+const SPARE_REQUESTS: u32 = 4;
+/// The most request streams at once.
+const MAX_REQUESTS: u32 = 32;
+
 /// Calendar time as the caller's `now` has it: quinn-proto asks for it when it judges tokens.
 #[derive(Debug)]
 pub(super) struct WallClock {
@@ -148,7 +153,16 @@ pub(super) fn server_config(
     config
         .transport_config(Arc::new(transport_config(
             profile,
-            quinn_proto::Side::Server,
+            // Each that might be opened has a place in QUIC's tables all the time.
+            u32::try_from(limits.tunnels_per_connection)
+                .unwrap_or(u32::MAX)
+                .saturating_add(SPARE_REQUESTS)
+                .min(MAX_REQUESTS),
+            // A client that sends keep-alives, as ours do, is answered; only where one does not is it
+            // the server that asks, before the connection times out.
+            profile
+                .keep_alive
+                .map(|every| (every * 2).min(profile.idle_timeout / 2).max(every)),
         )?))
         .time_source(clock)
         .validation_token_config(tokens)
@@ -168,10 +182,7 @@ pub(super) fn client_config(
 ) -> Result<quinn_proto::ClientConfig, &'static str> {
     let mut config = quinn_proto::ClientConfig::new(cipher::watched_client(client.crypto.clone()));
     config
-        .transport_config(Arc::new(transport_config(
-            profile,
-            quinn_proto::Side::Client,
-        )?))
+        .transport_config(Arc::new(transport_config(profile, 0, profile.keep_alive)?))
         .token_store(Arc::new(NoneTokenStore))
         .initial_dst_cid_provider(Arc::new(move || random_id(&ids)));
     Ok(config)
@@ -181,7 +192,8 @@ pub(super) fn client_config(
 /// streams; a peer may open a few more of unknown types before it meets the limit.
 fn transport_config(
     profile: &TransportProfile,
-    side: quinn_proto::Side,
+    requests: u32,
+    keep_alive: Option<Duration>,
 ) -> Result<TransportConfig, &'static str> {
     let too_long = |_: VarIntBoundsExceeded| "idle timeout too long";
     let idle = IdleTimeout::try_from(profile.idle_timeout).map_err(too_long)?;
@@ -189,16 +201,11 @@ fn transport_config(
         return Err("initial_mtu must be 1200 to 65507");
     }
     let mut config = TransportConfig::default();
-    let requests = if side == quinn_proto::Side::Server {
-        32
-    } else {
-        0
-    };
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(requests))
         .max_concurrent_uni_streams(VarInt::from_u32(8))
         .max_idle_timeout(Some(idle))
-        .keep_alive_interval(profile.keep_alive)
+        .keep_alive_interval(keep_alive)
         .stream_receive_window(VarInt::from_u32(profile.stream_receive_window))
         .receive_window(VarInt::from_u32(
             profile.stream_receive_window.saturating_mul(4),

@@ -22,20 +22,24 @@ impl Endpoint {
         self.admission.new_turn();
         self.refresh_deadlines();
         // Each connection once: one whose next deadline has passed as well sends first, and is due again.
-        let all_due = self.armed.iter().take_while(|(due, _)| *due <= now);
-        for (due, at) in all_due.copied().collect::<Vec<_>>() {
-            if !self.armed.remove(&(due, at)) {
-                continue;
+        let mut due = std::mem::take(&mut self.due);
+        while let Some((_, at)) = self.armed.first().filter(|(due, _)| *due <= now) {
+            self.armed.set(at, None);
+            if let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) {
+                conn.armed = None;
+                due.push(at);
             }
+        }
+        for at in due.drain(..) {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
             };
-            conn.armed = None;
             let id = conn.id;
             conn.bridge.handle_timeout(now);
             for tunnel in &mut conn.tunnels {
                 tunnel.queue.rest(now);
             }
+            conn.bridge.rest();
             let expired = conn.expires.is_some_and(|expires| expires <= now);
             let too_slow = conn.handshake_by.is_some_and(|by| by <= now);
             self.trace(Some(id), || What::Fired { reason: "deadline" });
@@ -54,6 +58,7 @@ impl Endpoint {
             }
             self.drive(now, at);
         }
+        self.due = due;
         self.accept_waiting(now);
         self.expire_leases();
         if self.shutdown.is_some_and(|end| end <= now) {
@@ -90,7 +95,7 @@ impl Endpoint {
                 reason: TimerReason::Handshakes,
             });
         }
-        let of_conns = self.armed.first().copied().map(|(due, at)| Deadline {
+        let of_conns = self.armed.first().map(|(due, at)| Deadline {
             // QUIC counts a probe timeout from the last packet sent, however long ago that was.
             at: due.max(self.now),
             reason: self.reason(due, at),
@@ -346,12 +351,7 @@ impl Endpoint {
             .flatten()
             .min();
             if conn.armed != due {
-                if let Some(old) = conn.armed {
-                    self.armed.remove(&(old, at));
-                }
-                if let Some(new) = due {
-                    self.armed.insert((new, at));
-                }
+                self.armed.set(at, due);
                 conn.armed = due;
                 let (id, from) = (conn.id, self.now);
                 if let Some(due) = due.filter(|_| self.trace.is_on()) {
