@@ -33,6 +33,13 @@ const FAILURES: usize = 8;
 /// While a socket takes nothing the endpoint's output hides its timers: look so often.
 const BLOCKED_TICK: Duration = Duration::from_millis(10);
 
+/// How often a pump that has had much to do looks whether it still has.
+const REST: Duration = Duration::from_secs(1);
+
+/// From so many receives and reads between two looks on there is much to do. Single packets leave little
+/// behind, and must not cost further wake-ups.
+const BUSY: u64 = 256;
+
 /// The most batches that go out after the application has stopped.
 const LAST_SENDS: usize = 1024;
 
@@ -114,6 +121,8 @@ pub struct PumpCounters {
     pub steering_failures: u64,
     /// Times the timer was armed or disarmed.
     pub timer_sets: u64,
+    /// Times memory was given back after load.
+    pub rests: u64,
 }
 
 /// What a turn leaves.
@@ -146,9 +155,19 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     inbox_ready: bool,
     post: Option<PostBox<Mail>>,
     clock: Clock,
+    rest: Rest,
     started: bool,
     stop: bool,
     stopped: bool,
+}
+
+/// Notices when load is over, so that what only load needs can be given back.
+#[derive(Default)]
+struct Rest {
+    /// Receives and reads when it was last looked at.
+    seen: u64,
+    /// When to look again; nothing while there was little to do.
+    at: Option<Instant>,
 }
 
 /// The timer, set as rarely as possible: an armed deadline that is too early costs one idle turn,
@@ -191,7 +210,7 @@ impl<A: App, I: Io> Pump<A, I> {
             links,
             sender: Sender::new(&options),
             intake: Intake::default(),
-            read: vec![0; TUN_READ].into_boxed_slice(),
+            read: Box::default(),
             batch: TunBatch::default(),
             inbox: Inbox::new()?,
             inbox_ready: true,
@@ -203,6 +222,7 @@ impl<A: App, I: Io> Pump<A, I> {
                 sets: 0,
                 due: None,
             },
+            rest: Rest::default(),
             started: false,
             stop: false,
             stopped: false,
@@ -287,7 +307,7 @@ impl<A: App, I: Io> Pump<A, I> {
             self.stopped = true;
             self.output_for(now, LAST_SENDS);
         }
-        let deadline = self.deadline(now);
+        let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
         if !again && !self.stopped {
             self.clock.arm(now, deadline).map_err(Error::Timer)?;
@@ -403,6 +423,9 @@ impl<A: App, I: Io> Pump<A, I> {
             for _ in 0..self.options.reads {
                 if !link.readable {
                     break;
+                }
+                if self.read.is_empty() {
+                    self.read = vec![0; TUN_READ].into_boxed_slice();
                 }
                 match self.io.try_read_tun(port, &mut self.read) {
                     Ok((header, range)) => {
@@ -521,10 +544,50 @@ impl<A: App, I: Io> Pump<A, I> {
             }
         });
         self.clock.due = endpoint;
-        match (endpoint, self.app.deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
+        earlier(endpoint, self.app.deadline())
+    }
+
+    /// Gives memory back once load is over; says when to look again.
+    fn rest(&mut self, now: Instant) -> Option<Instant> {
+        let all = self.counters.receives + self.counters.reads;
+        let new = all - self.rest.seen;
+        match self.rest.at {
+            None if new < BUSY => {}
+            Some(at) if now < at => {}
+            Some(_) if new < BUSY => {
+                self.rest = Rest {
+                    seen: all,
+                    at: None,
+                };
+                self.give_back(now);
+            }
+            _ => {
+                self.rest = Rest {
+                    seen: all,
+                    at: Some(now + REST),
+                };
+            }
         }
+        self.rest.at
+    }
+
+    fn give_back(&mut self, now: Instant) {
+        self.counters.rests += 1;
+        self.endpoint.rest(now);
+        self.intake = Intake::default();
+        self.batch.frames = Vec::new();
+        self.sender.rest();
+        self.links.rest();
+        // Last: glibc looks whether to return memory to the system only when 64 KiB or more become
+        // free in one piece.
+        self.read = Box::default();
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

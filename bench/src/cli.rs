@@ -13,6 +13,7 @@ use crate::lab::Wire;
 use crate::probe::{self, Probe};
 use crate::report::{self, Run};
 use crate::run::{self, Plan};
+use crate::runtimes::{self, ChildArgs, RuntimesArgs};
 use crate::samples::Results;
 use crate::subject::{self, Places, Variant};
 use crate::trial::{Settings, Test};
@@ -110,6 +111,11 @@ enum Action {
     Report(ReportArgs),
     /// Count the instructions of the pipeline in memory, per packet; needs valgrind, not root.
     Instructions(InstructionsArgs),
+    /// Hold the three runtimes against each other in memory; needs no root.
+    Runtimes(RuntimesArgs),
+    /// One test of one runtime.
+    #[command(hide = true)]
+    RuntimesChild(ChildArgs),
     /// Traffic; run by this program inside the namespaces.
     #[command(subcommand, hide = true)]
     Probe(Probe),
@@ -145,6 +151,12 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Some(Action::Instructions(args)) => instructions(&args).map_err(|error| error.to_string()),
         Some(Action::Report(args)) => put_together(&args)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        Some(Action::Runtimes(args)) => runtimes::run(&args)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        Some(Action::RuntimesChild(args)) => runtimes::child(&args)
             .map(|()| true)
             .map_err(|error| error.to_string()),
         Some(Action::Probe(probe)) => probe::run(&probe)

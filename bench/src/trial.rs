@@ -86,7 +86,8 @@ impl Test {
     #[must_use]
     pub fn estimate(self, secs: f64) -> f64 {
         match self {
-            Self::Startup | Self::Memory => 0.1,
+            Self::Startup => 0.1,
+            Self::Memory => REST.as_secs_f64(),
             Self::Ping => 2.5,
             Self::Tcp { .. } => secs + 2.0,
             Self::Clients { .. } => secs + 3.0,
@@ -183,6 +184,9 @@ impl Outcome {
     }
 }
 
+/// How long a tunnel rests before its memory is looked at: what load leaves, not what it takes.
+const REST: Duration = Duration::from_secs(3);
+
 /// Runs one test through a tunnel that is up.
 ///
 /// # Errors
@@ -201,6 +205,7 @@ pub fn run(
             }
         }
         Test::Memory => {
+            std::thread::sleep(REST);
             for (role, name) in [(Role::Client, "client"), (Role::Server, "server")] {
                 let processes = tunnel.processes(role);
                 if !processes.is_empty() {

@@ -12,6 +12,7 @@ use masque_adapter_kit::{
 use masque_core::endpoint::{
     Cipher, Config, ConnId, Counters, DropReason, Endpoint, Entropy, PortConfig, PortId,
 };
+use masque_core::wire::prefix::IpPrefix;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -305,4 +306,11 @@ pub fn close_host(host: Option<HostNet>) -> Result<(), Failure> {
         tracing::debug!("undone: {undone}");
     }
     Ok(())
+}
+
+/// Prefixes in one line.
+#[must_use]
+pub fn list(prefixes: &[IpPrefix]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(IpPrefix::to_string).collect();
+    texts.join(", ")
 }

@@ -42,6 +42,9 @@ impl fmt::Display for Finding {
 pub fn run(path: &Path) -> Result<(), Failure> {
     let source = Source::read(path)?;
     let findings = match source.schema()? {
+        Schema::Server if !cfg!(feature = "server") => {
+            return Err(source.whole("a server's configuration, but this program is a client only"));
+        }
         Schema::Server => server(&source)?,
         Schema::Client => client(&source)?,
     };
@@ -69,7 +72,7 @@ fn server(source: &Source) -> Result<Vec<Finding>, Failure> {
     let settings = ServerFile::load(source)?;
     let mut findings = vec![Finding::Good(format!(
         "configuration: a server for {}",
-        crate::server::list(&settings.pools)
+        crate::app::list(&settings.pools)
     ))];
     for (template, _) in &settings.templates {
         findings.push(Finding::Good(format!("answers under {template}")));

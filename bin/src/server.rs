@@ -16,7 +16,7 @@ use masque_core::endpoint::{
 use masque_core::session::SessionConfig;
 use masque_core::wire::prefix::IpPrefix;
 
-use crate::app::{self, GRACE, StopSignals};
+use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::server::ServerSettings;
 use crate::config::{ServerFile, Source};
 use crate::exit::{Exit, Failure};
@@ -303,11 +303,4 @@ impl App for ServerApp {
         ));
         cx.stop();
     }
-}
-
-/// Prefixes in one line.
-#[must_use]
-pub fn list(prefixes: &[IpPrefix]) -> String {
-    let texts: Vec<String> = prefixes.iter().map(IpPrefix::to_string).collect();
-    texts.join(", ")
 }

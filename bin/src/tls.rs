@@ -10,7 +10,11 @@ use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
 use rustls::SupportedCipherSuite;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
 use rustls::quic::Suite;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -180,9 +184,9 @@ fn has_aes() -> bool {
 
 fn suite(cipher: Cipher) -> SupportedCipherSuite {
     match cipher {
-        Cipher::Aes128Gcm => aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        Cipher::Aes256Gcm => aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        Cipher::Chacha20Poly1305 => aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        Cipher::Aes128Gcm => backend::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        Cipher::Aes256Gcm => backend::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        Cipher::Chacha20Poly1305 => backend::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
     }
 }
 
@@ -194,7 +198,7 @@ fn initial_suite() -> Result<Suite, Failure> {
         .ok_or_else(|| Failure::internal("AES-128-GCM is missing, which QUIC begins with"))
 }
 
-/// aws-lc-rs with the default ciphers; nothing is taken from a process-wide default.
+/// The provider this was built with, with the default ciphers; nothing is taken from a process-wide default.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     provider_of(&default_ciphers())
@@ -203,7 +207,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 fn provider_of(ciphers: &[Cipher]) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: ciphers.iter().copied().map(suite).collect(),
-        ..aws_lc_rs::default_provider()
+        ..backend::default_provider()
     })
 }
 

@@ -25,6 +25,12 @@ impl Intake {
         &mut self.buffer
     }
 
+    /// Whether it holds memory.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.capacity() == 0
+    }
+
     /// Cuts off the `length` bytes that were received.
     pub(super) fn take(&mut self, length: usize) -> BytesMut {
         self.buffer.split_to(length.min(self.buffer.len()))

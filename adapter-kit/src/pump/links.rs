@@ -90,6 +90,13 @@ impl Links {
         std::mem::take(&mut self.changed)
     }
 
+    /// Frees the room of frames that no longer wait.
+    pub(super) fn rest(&mut self) {
+        for port in &mut self.ports {
+            port.waiting.shrink_to_fit();
+        }
+    }
+
     pub(super) fn socket(&mut self, id: SocketId) -> Option<&mut SocketLink> {
         self.sockets.iter_mut().find(|link| link.id == id)
     }

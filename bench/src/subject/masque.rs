@@ -52,17 +52,38 @@ impl Variant {
 /// The name of the variant that is always there.
 const CHACHA20: &str = "chacha";
 
-/// One of our binaries.
+/// One of our binaries, or one of the same command line to hold them against.
 pub(super) struct Masque {
     name: String,
     program: String,
     places: Vec<PathBuf>,
     variant: Option<Variant>,
+    ours: bool,
 }
 
 impl Masque {
     pub(super) fn new(runtime: &str, places: &Places, variant: Option<Variant>) -> Self {
         let program = format!("masque-{runtime}");
+        Self::of(program, places, variant, true)
+    }
+
+    /// Tasks and channels: packets one by one, which is what the style amounts to.
+    pub(super) fn idiomatic(runtime: &str, places: &Places) -> Self {
+        let one_by_one = Variant {
+            name: String::new(),
+            settings: vec![
+                "tun.offload = false".to_owned(),
+                "transport.gro = false".to_owned(),
+            ],
+        };
+        let program = format!("masque-idiomatic-{runtime}");
+        Self {
+            name: program.clone(),
+            ..Self::of(program, places, Some(one_by_one), false)
+        }
+    }
+
+    fn of(program: String, places: &Places, variant: Option<Variant>, ours: bool) -> Self {
         let beside = std::env::current_exe()
             .ok()
             .and_then(|path| path.parent().map(Path::to_owned));
@@ -81,6 +102,7 @@ impl Masque {
             program,
             places,
             variant,
+            ours,
         }
     }
 
@@ -166,7 +188,7 @@ impl Subject for Masque {
                 .map(|place| place.display().to_string())
                 .collect();
             return Err(format!(
-                "no {} in {} (cargo build --release -p masque, or --bin-dir)",
+                "no {} in {} (cargo build --release -p masque -p masque-bench, or --bin-dir)",
                 self.program,
                 places.join(", ")
             ));
@@ -223,7 +245,7 @@ impl Subject for Masque {
     }
 
     fn is_ours(&self) -> bool {
-        true
+        self.ours
     }
 }
 

@@ -93,6 +93,9 @@ pub fn all(places: &Places) -> Vec<Box<dyn Subject>> {
             )));
         }
     }
+    for runtime in ["tokio", "smol"] {
+        subjects.push(Box::new(masque::Masque::idiomatic(runtime, places)));
+    }
     subjects.push(Box::new(wireguard::WireGuard::go()));
     subjects.push(Box::new(wireguard::WireGuard::boringtun()));
     subjects.push(Box::new(quincy::Quincy));

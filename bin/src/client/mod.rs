@@ -23,12 +23,11 @@ use masque_core::wire::prefix::IpPrefix;
 use self::backoff::Backoff;
 pub use self::install::Installer;
 use self::verdict::{Circumstances, Verdict};
-use crate::app::{self, GRACE, StopSignals};
+use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;
 use crate::config::{ClientFile, Source};
 use crate::exit::{Exit, Failure};
 use crate::runtime::Runtime;
-use crate::server::list;
 use crate::tls;
 
 /// How often the way to the server is looked at: a changed source address means another network.

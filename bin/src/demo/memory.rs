@@ -23,11 +23,12 @@ use super::{
     print_transfer,
 };
 use crate::app;
+use crate::app::list;
 use crate::client::{self, ClientApp, Status};
 use crate::config::{ClientFile, ServerFile, Source};
 use crate::exit::Failure;
 use crate::runtime::Runtime;
-use crate::server::{self, ServerApp, list};
+use crate::server::{self, ServerApp};
 use crate::state::State;
 
 /// The MTU of the devices in memory: the least that carries IPv6.

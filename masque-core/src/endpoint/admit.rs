@@ -231,7 +231,9 @@ impl Endpoint {
     /// Accepts what the turn's budget allows.
     pub(super) fn accept_waiting(&mut self, now: Instant) {
         // With a budget of none, those that wait would wait for ever, and be due all the time.
-        while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1) {
+        while !self.admission.waiting.is_empty()
+            && self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1)
+        {
             let Some((socket, incoming, ticket)) = self.admission.next(true) else {
                 return;
             };

@@ -378,10 +378,10 @@ impl Endpoint {
     }
 
     pub(super) fn expire_leases(&mut self) {
-        let wall = quinn_proto::TimeSource::now(&*self.clock);
-        if !self.seat.shared.may_expire(wall) {
+        if !self.seat.shared.may_expire(self.clock.micros()) {
             return;
         }
+        let wall = quinn_proto::TimeSource::now(&*self.clock);
         let (ended, renewed) = self.seat.shared.change_leases(|registry| {
             let of_identity = &registry.of_identity;
             let in_use = |identity: &Identity| of_identity.contains_key(identity);

@@ -211,6 +211,13 @@ impl Coalescer {
         self.spare.put(frame);
     }
 
+    /// Frees the buffers kept for reuse, for when nothing has come for a while.
+    pub fn rest(&mut self) {
+        self.spare = Spare::default();
+        self.open.shrink_to_fit();
+        self.done.shrink_to_fit();
+    }
+
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -501,3 +501,20 @@ fn a_recycled_buffer_brings_nothing_along() {
         [&[0; VnetHdr::LEN][..], &single].concat()
     );
 }
+
+#[test]
+fn a_rest_frees_no_packet() {
+    let whole = Packet::new(true, true, &[3; 30_000]);
+    let parts: Vec<_> = whole.split(1000).iter().map(Packet::on_wire).collect();
+    let frames = |rests: bool| {
+        let mut coalescer = Coalescer::new(4, true, true);
+        for part in &parts {
+            coalescer.push(part);
+            if rests {
+                coalescer.rest();
+            }
+        }
+        drain(&mut coalescer)
+    };
+    assert_eq!(frames(true), frames(false));
+}
