@@ -8,6 +8,8 @@
 //! | the same counted in instructions | `masque-bench instructions` | none to speak of |
 //! | what runtimes differ in, over loopback and devices in memory | `masque-bench runtimes` | compare within one run |
 //! | codecs and offload functions | criterion | little |
+//! | very many clients on one server in memory | the programs `scale` and `scale-sites` | little; memory none |
+
 //!
 //! | module | what is there |
 //! |---|---|
