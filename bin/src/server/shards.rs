@@ -39,9 +39,10 @@ impl Resources {
         if settings.shards.get() > 1 {
             tell_forbidden(settings, steering);
         }
-        let mut ios: Vec<SystemIo> = (0..settings.shards.get())
-            .map(|_| app::system_io(&settings.transport))
-            .collect();
+        let first = app::system_io(&settings.transport);
+        let siblings = (1..settings.shards.get()).map(|_| first.sibling());
+        let mut ios: Vec<SystemIo> = siblings.collect();
+        ios.insert(0, first);
         let mut failure = None;
         // A socket has the same number on every shard.
         for listen in &settings.listen {
