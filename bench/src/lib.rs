@@ -18,10 +18,12 @@
 //! | [`run`] | the schedule |
 //! | [`samples`], [`report`] | raw numbers; tables, goals and plots |
 //! | [`pipeline`], [`instructions`] | the core in memory, timed and counted |
+//! | [`hostile`] | a server under attack, in memory |
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod error;
+pub mod hostile;
 pub mod instructions;
 pub mod lab;
 pub mod meter;
