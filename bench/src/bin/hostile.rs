@@ -25,6 +25,9 @@ struct Args {
     /// Gbit/s of a flood.
     #[arg(long, default_value_t = 8.0)]
     gbit: f64,
+    /// Packets per second of a flood whose packets come one by one.
+    #[arg(long, default_value_t = 300_000)]
+    packets: u64,
     /// Handshakes per second of a storm.
     #[arg(long, default_value_t = 5000)]
     handshakes: u32,
@@ -56,12 +59,17 @@ fn table(args: &Args) -> Result<(), PipelineError> {
         let settings = |attack| Settings {
             attack,
             rate: (args.gbit * 1e9) as u64,
+            packets: args.packets,
             handshakes: match attack {
                 Attack::Handshakes => 100,
                 _ => args.handshakes,
             },
             down,
-            clock: if args.model { Clock::Model } else { Clock::Measured },
+            clock: if args.model {
+                Clock::Model
+            } else {
+                Clock::Measured
+            },
             real_tls: !args.null,
             time: Duration::from_millis(args.millis),
         };

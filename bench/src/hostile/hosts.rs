@@ -11,6 +11,9 @@ use crate::pipeline::{Traffic, Workload};
 
 /// So many datagrams arrive at a time, as if the sender used GSO or the network card GRO.
 const AT_ONCE: usize = 16;
+/// Segments by which a window grows in a round trip: as Cubic recovers from a loss on such paths,
+/// within the tenths of a second that are looked at.
+const GROWTH: f64 = 16.0;
 /// Segments in a super-packet of a download.
 const SEGMENTS: u32 = 8;
 
@@ -46,11 +49,16 @@ impl Flood {
             .handle_tun(now, port, VnetHdr::default(), &packet);
         let (stride, one) = peer.transmit(now).unwrap_or((1200, vec![0x40; 1200]));
         let data = one.repeat(AT_ONCE);
-        Self::new(now, rate, data.len(), What::Datagrams(peer.address, stride, data))
+        Self::new(
+            now,
+            rate,
+            data.len(),
+            What::Datagrams(peer.address, stride, data),
+        )
     }
 
-    pub(super) fn noise(now: Instant, rate: u64) -> Self {
-        Self::new(now, rate, 64, What::Noise)
+    pub(super) fn noise(now: Instant, per_second: u64) -> Self {
+        Self::new(now, per_second * 8, 1, What::Noise)
     }
 
     pub(super) fn initials(packets: Vec<Vec<u8>>, now: Instant, per_second: u32) -> Self {
@@ -59,9 +67,9 @@ impl Flood {
     }
 
     /// To `inner`, in packets of the tunnel's MTU.
-    pub(super) fn hosts(inner: Ipv4Addr, now: Instant, rate: u64) -> Self {
+    pub(super) fn hosts(inner: Ipv4Addr, now: Instant, per_second: u64) -> Self {
         let packet = udp(HOST, inner, &[0x5a; MTU - 28]);
-        Self::new(now, rate, packet.len(), What::Packets(packet))
+        Self::new(now, per_second * 8, 1, What::Packets(packet))
     }
 
     fn new(now: Instant, rate: u64, bytes: usize, what: What) -> Self {
@@ -112,12 +120,14 @@ impl Flood {
     }
 }
 
-/// A host that sends to a client as TCP does: a window that grows by a segment for each round trip,
-/// and is halved when something is lost.
+/// A host that sends to a client as TCP does: a window that grows with each round trip, and shrinks
+/// by three tenths when something is lost.
 pub(super) struct Download {
     traffic: Traffic,
     /// Segments.
     window: f64,
+    /// Nothing has been lost yet: it doubles with each round trip.
+    starting: bool,
     in_flight: u32,
     sent: u32,
     /// The sequence number that comes next at the client, once one has come.
@@ -135,7 +145,8 @@ impl Download {
         };
         Self {
             traffic: Traffic::new(workload, MTU, HOST, client),
-            window: 64.0,
+            window: 16.0,
+            starting: true,
             in_flight: 0,
             sent: 0,
             expected: None,
@@ -179,13 +190,18 @@ impl Download {
             if missing > 0 && missing < 1 << 20 {
                 self.in_flight = self.in_flight.saturating_sub(missing);
                 if number.wrapping_sub(self.recovered) < 1 << 31 {
-                    self.window = (self.window / 2.0).max(10.0);
+                    self.window = (self.window * 0.7).max(10.0);
+                    self.starting = false;
                     self.recovered = self.sent;
                 }
             }
             self.expected = Some(number.wrapping_add(payload));
             self.in_flight = self.in_flight.saturating_sub(segments);
-            self.window = (self.window + f64::from(segments) / self.window).min(20_000.0);
+            let more = match self.starting {
+                true => f64::from(segments),
+                false => f64::from(segments) * GROWTH / self.window,
+            };
+            self.window = (self.window + more).min(4_000.0);
         }
         bytes
     }

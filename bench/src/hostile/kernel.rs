@@ -17,8 +17,8 @@ use masque_core::wire::offload::{TunFrame, VnetHdr};
 const SOCKET_BYTES: usize = 8 << 20;
 /// What the kernel charges for a datagram beside its bytes.
 const RECORD: usize = 768;
-/// The device's transmit queue in packets.
-pub(super) const TUN_PACKETS: usize = 500;
+/// The device's transmit queue in packets, as adapter-kit sets it.
+pub(super) const TUN_PACKETS: usize = 1024;
 
 /// The system calls' share of a turn, where the pump itself is timed: measured on the machine that the
 /// figures in docs/performance.md are of.
@@ -117,7 +117,9 @@ impl Io for KernelIo {
 
     fn try_send(&mut self, transmit: &Transmit, data: &[u8]) -> io::Result<()> {
         let mut kernel = self.0.borrow_mut();
-        let segments = transmit.segment_size.map_or(1, |size| data.len().div_ceil(size));
+        let segments = transmit
+            .segment_size
+            .map_or(1, |size| data.len().div_ceil(size));
         kernel.calls += SEND + SEND_MORE * segments as u32;
         kernel.sent.push((*transmit, data.to_vec()));
         Ok(())
@@ -144,7 +146,9 @@ impl Io for KernelIo {
     fn try_write_tun(&mut self, _: PortId, frame: &TunFrame) -> io::Result<()> {
         let mut kernel = self.0.borrow_mut();
         kernel.calls += WRITE;
-        kernel.written.push((frame.header(), frame.packet().to_vec()));
+        kernel
+            .written
+            .push((frame.header(), frame.packet().to_vec()));
         Ok(())
     }
 

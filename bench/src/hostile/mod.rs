@@ -76,8 +76,10 @@ impl Attack {
 pub struct Settings {
     /// The attack.
     pub attack: Attack,
-    /// Of a flood, in bits per second.
+    /// Of [`Attack::Replay`] and [`Attack::Tunnel`], in bits per second.
     pub rate: u64,
+    /// Of [`Attack::Noise`] and [`Attack::Hosts`], whose packets come one by one, per second.
+    pub packets: u64,
     /// Of [`Attack::Initials`], per second; of [`Attack::Handshakes`], how many clients at once.
     pub handshakes: u32,
     /// Whether the victim downloads.
@@ -95,6 +97,7 @@ impl Default for Settings {
         Self {
             attack: Attack::None,
             rate: 8_000_000_000,
+            packets: 300_000,
             handshakes: 5_000,
             down: false,
             clock: Clock::Measured,
@@ -186,13 +189,11 @@ pub fn run(settings: &Settings) -> Result<Outcome, PipelineError> {
         world.step()?;
     }
     world.begin()?;
-    let mut before = world.marks();
     // The attack needs a moment to fill what it can fill.
     let settled = world.now + settings.time / 4;
     while world.now < settled {
         world.step()?;
     }
-    before.2 = world.marks().2;
     world.measuring = true;
     let from = world.now;
     let begun = world.marks();
@@ -232,7 +233,11 @@ impl World {
             victim_bytes: 0,
             measuring: false,
         };
-        let busy = if settings.down { Role::Sink } else { Role::Greedy };
+        let busy = if settings.down {
+            Role::Sink
+        } else {
+            Role::Greedy
+        };
         world.join(busy, CongestionControl::Cubic)?;
         world.join(Role::Echo, CongestionControl::Cubic)?;
         match settings.attack {
@@ -263,7 +268,9 @@ impl World {
     fn begin(&mut self) -> Result<(), PipelineError> {
         for (nth, peer) in self.peers.iter().enumerate() {
             if peer.inner.is_none() {
-                return Err(PipelineError::Stuck(format!("client {nth} is not connected")));
+                return Err(PipelineError::Stuck(format!(
+                    "client {nth} is not connected"
+                )));
             }
         }
         let sinks: Vec<(usize, Ipv4Addr)> = self
@@ -279,10 +286,10 @@ impl World {
         let attacker = self.peers.last_mut();
         self.flood = match (self.settings.attack, attacker) {
             (Attack::Replay, Some(peer)) => Some(Flood::replay(peer, self.now, self.settings.rate)),
-            (Attack::Noise, _) => Some(Flood::noise(self.now, self.settings.rate)),
+            (Attack::Noise, _) => Some(Flood::noise(self.now, self.settings.packets)),
             (Attack::Hosts, Some(peer)) => peer
                 .inner
-                .map(|inner| Flood::hosts(inner, self.now, self.settings.rate)),
+                .map(|inner| Flood::hosts(inner, self.now, self.settings.packets)),
             (Attack::Initials, _) => {
                 let many = self.settings.handshakes;
                 let seconds = (self.settings.time * 5 / 4).as_secs_f64();
@@ -397,10 +404,16 @@ impl World {
             let Some(source) = packet.get(12..16) else {
                 continue;
             };
-            if self.peers[0].inner.is_some_and(|inner| inner.octets() == source) {
+            if self.peers[0]
+                .inner
+                .is_some_and(|inner| inner.octets() == source)
+            {
                 self.victim_bytes += packet.len() as u64;
             }
-            if self.peers[1].inner.is_some_and(|inner| inner.octets() == source) {
+            if self.peers[1]
+                .inner
+                .is_some_and(|inner| inner.octets() == source)
+            {
                 // The host answers at once.
                 let back = peer::answer(&packet);
                 let _ = self.kernel.borrow_mut().route(Default::default(), back);
@@ -438,7 +451,14 @@ impl World {
             // Comes back under another name and from another address.
             self.by_address.remove(&peer.address);
             let address = peer.elsewhere();
-            let again = Peer::new(&self.keys, nth, address, Role::Again, CongestionControl::Cubic, now)?;
+            let again = Peer::new(
+                &self.keys,
+                nth,
+                address,
+                Role::Again,
+                CongestionControl::Cubic,
+                now,
+            )?;
             self.by_address.insert(address, nth);
             self.peers[nth] = again;
             return Ok(());
@@ -491,3 +511,6 @@ impl World {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub(super) const MTU: usize = 1380;
 /// Echoes are so far apart.
 const ECHOES: Duration = Duration::from_millis(1);
 /// What a greedy client keeps queued.
-const GREED: usize = 256 << 10;
+const GREED: usize = 1536 << 10;
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
 fn server_address() -> SocketAddr {
@@ -278,7 +278,8 @@ impl Peer {
                 ecn: None,
                 stride,
             };
-            self.endpoint.handle_udp(now, meta, BytesMut::from(&data[..]));
+            self.endpoint
+                .handle_udp(now, meta, BytesMut::from(&data[..]));
         }
         if self.deadline.is_some_and(|at| at <= now) {
             self.endpoint.handle_timeout(now);

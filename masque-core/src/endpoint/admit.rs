@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use quinn_proto::Incoming;
 
+use super::turns::Budget;
 use super::types::SocketId;
 use super::{DropReason, Endpoint};
 use crate::wire::prefix::IpPrefix;
@@ -121,6 +122,7 @@ impl Endpoint {
             let mut buf = Vec::new();
             match self.quic.retry(incoming, &mut buf) {
                 Ok(transmit) => {
+                    self.budget.spend(Budget::ANSWER);
                     self.fwd.counters.retries += 1;
                     self.respond(socket, transmit, buf);
                 }
@@ -138,7 +140,9 @@ impl Endpoint {
     /// Accepts what the turn's budget allows.
     pub(super) fn accept_waiting(&mut self, now: Instant) {
         // With a budget of none, those that wait would wait for ever, and be due all the time.
-        while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1) {
+        while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1)
+            && self.budget.allows()
+        {
             let Some((socket, incoming, ticket)) = self.admission.waiting.pop_front() else {
                 return;
             };
@@ -156,6 +160,7 @@ impl Endpoint {
     }
 
     fn refuse_incoming(&mut self, socket: SocketId, incoming: Incoming) {
+        self.budget.spend(Budget::ANSWER);
         self.fwd.counters.refused += 1;
         let mut buf = Vec::new();
         let transmit = self.quic.refuse(incoming, &mut buf);
@@ -167,6 +172,7 @@ impl Endpoint {
         let mut buf = Vec::new();
         match self.quic.accept(incoming, now, &mut buf, None) {
             Ok((handle, connection)) => {
+                self.budget.spend(Budget::FIRST_FLIGHT);
                 self.fwd.counters.handshakes += 1;
                 self.admission.handshaking += 1;
                 self.adopt_server(handle, connection, socket, remote, ticket);

@@ -58,6 +58,9 @@ impl Endpoint {
         info: &PacketInfo,
         from: PacketFrom,
     ) -> Result<u32, (DropReason, u32)> {
+        if !self.fwd.has_room(data.len()) {
+            self.relieve(data.len());
+        }
         let at = self.ids.get(&handle.conn).copied();
         let conn = at.and_then(|at| Some((at, self.conns.get_mut(at)?.as_mut()?)));
         let found = conn.and_then(|(at, conn)| {
@@ -73,10 +76,9 @@ impl Endpoint {
         let result =
             self.fwd
                 .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
-        if !conn.in_ring {
-            conn.in_ring = true;
-            self.ring.push_back(at);
-        }
+        conn.pay_for_entry(data.len());
+        self.turns.wake(at, conn);
+        self.turns.weigh(at, conn);
         if conn
             .tunnels
             .get(index)

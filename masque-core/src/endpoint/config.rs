@@ -194,7 +194,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Handshakes at once.
     pub max_handshakes: usize,
-    /// Handshakes accepted per turn; the rest wait.
+    /// Handshakes accepted per turn; the rest wait. Each takes half a millisecond, for which everybody
+    /// waits; between turns, those that have tunnels are served.
     pub handshakes_per_turn: usize,
     /// From so many handshakes at once on, an unproven source address gets a Retry.
     pub retry_threshold: usize,
@@ -221,7 +222,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_handshakes: 1_000,
-            handshakes_per_turn: 8,
+            handshakes_per_turn: 2,
             retry_threshold: 64,
             handshakes_per_source: 64,
             connections_per_identity: 2,

@@ -465,12 +465,16 @@ impl Forwarding {
         }
     }
 
+    /// Whether all tunnels together may queue `bytes` more.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.queued_bytes + bytes <= self.total_queue_bytes
+    }
+
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
     pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
         loop {
             let queued = tunnel.queue.bytes();
-            let fits = queued + bytes <= self.tunnel_queue_bytes
-                && self.queued_bytes + bytes <= self.total_queue_bytes;
+            let fits = queued + bytes <= self.tunnel_queue_bytes && self.has_room(bytes);
             if fits {
                 return true;
             }

@@ -17,6 +17,7 @@
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
+//! | `turns.rs` | whose turn it is to send, and who makes room |
 //! | `pool.rs` | addresses, leases, static assignments |
 
 mod admit;
@@ -40,6 +41,7 @@ mod server;
 mod setup;
 mod timers;
 mod tls;
+mod turns;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,7 +50,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{ConnectionHandle, DatagramEvent};
+use quinn_proto::DatagramEvent;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
@@ -72,6 +74,7 @@ use conn::Conn;
 use forward::{Forwarding, Policy};
 use pool::AddressBook;
 use setup::WallClock;
+use turns::{Budget, Turns};
 
 use crate::session::SessionConfig;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -101,8 +104,8 @@ pub struct Endpoint {
     admission: Admission,
     events: VecDeque<Event>,
     responses: VecDeque<(Transmit, Vec<u8>)>,
-    /// Connections that may have something to send.
-    ring: VecDeque<usize>,
+    turns: Turns,
+    budget: Budget,
     /// Deadlines of connections; kept up lazily through `stale`.
     armed: BTreeSet<(Instant, usize)>,
     stale: Vec<usize>,
@@ -196,7 +199,8 @@ impl Endpoint {
             admission: Admission::default(),
             events: VecDeque::new(),
             responses: VecDeque::new(),
-            ring: VecDeque::new(),
+            turns: Turns::default(),
+            budget: Budget::default(),
             armed: BTreeSet::new(),
             stale: Vec::new(),
             now,
@@ -346,36 +350,7 @@ impl Endpoint {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         self.advance(now);
-        if let Some((transmit, bytes)) = self.responses.pop_front() {
-            buf.extend_from_slice(&bytes);
-            return Some(self.sent(None, transmit));
-        }
-        while let Some(&at) = self.ring.front() {
-            let Some(mut conn) = self.conns.get_mut(at).and_then(Option::take) else {
-                self.ring.pop_front();
-                continue;
-            };
-            self.feed(now, &mut conn);
-            let fits = MAX_UDP / usize::from(conn.bridge.path_mtu());
-            let segments = max_segments.get().min(fits).max(1);
-            let transmit = conn.bridge.poll_transmit(now, segments, buf);
-            self.ring.pop_front();
-            conn.in_ring = transmit.is_some();
-            if transmit.is_some() {
-                self.ring.push_back(at);
-            } else {
-                conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
-            }
-            let socket = conn.socket;
-            let id = conn.id;
-            self.put_back(at, conn);
-            // A path that shrank may have brought errors for other tunnels.
-            self.deliver_across(now);
-            if let Some(transmit) = transmit {
-                return Some(self.sent(Some(id), ours(transmit, socket)));
-            }
-        }
-        None
+        self.next_transmit(now, max_segments, buf)
     }
 
     /// Fills `batch` with what one TUN is to be written, taking the batch's old buffers back; `false`
@@ -403,6 +378,12 @@ impl Endpoint {
             return Some(Event::ShutdownComplete);
         }
         event
+    }
+
+    /// How many frames wait for [`Endpoint::poll_tun`], open ones included.
+    #[must_use]
+    pub fn waiting_frames(&self) -> usize {
+        self.fwd.ports.iter().map(|port| port.out.len()).sum()
     }
 
     /// What was counted so far.

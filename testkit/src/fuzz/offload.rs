@@ -347,7 +347,11 @@ impl Run {
             packets.sort();
             packets
         };
-        assert_eq!(sorted(got), sorted(pushed), "nothing lost, doubled or changed");
+        assert_eq!(
+            sorted(got),
+            sorted(pushed),
+            "nothing lost, doubled or changed"
+        );
     }
 }
 
@@ -424,9 +428,7 @@ fn is_right(packet: &[u8]) -> bool {
 /// Makes the checksum of an IPv4 header right.
 fn mend(packet: &mut [u8]) {
     let length = usize::from(packet.first().copied().unwrap_or_default() & 15) * 4;
-    if packet.first().is_some_and(|byte| byte >> 4 == 4)
-        && (20..=packet.len()).contains(&length)
-    {
+    if packet.first().is_some_and(|byte| byte >> 4 == 4) && (20..=packet.len()).contains(&length) {
         packet[10..12].fill(0);
         let checksum = !model::slow_sum(&packet[..length]);
         packet[10..12].copy_from_slice(&checksum.to_be_bytes());

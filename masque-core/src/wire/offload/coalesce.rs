@@ -180,6 +180,12 @@ impl Coalescer {
         self.spare.put(frame);
     }
 
+    /// How many frames are held, open ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open.len() + self.done.len()
+    }
+
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
