@@ -85,7 +85,7 @@ impl Default for PumpOptions {
             drained: 1024,
             strangers: 4,
             reads: 16,
-            sends: 48,
+            sends: 32,
             events: 256,
             max_segments: 64,
             waiting_frames: 1024,

@@ -9,6 +9,8 @@ use crate::wire::ip::{self, TCP, UDP, V4_FRAGMENT, V4_HEADER, V6_HEADER, ext};
 /// Bounds what one super-packet can grow to: headers repeat in every segment. Linux's smallest
 /// TCP segment (36 bytes, with timestamps) needs 1,819 for 64 KiB.
 const MAX_SEGMENTS: usize = 2048;
+/// And so does this, where long chains of extension headers would repeat.
+const MAX_TOTAL: usize = 4 << 20;
 
 /// Why a super-packet cannot be segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -65,6 +67,9 @@ pub fn segment(
     }
     let front = prefix.len() + headers.len();
     let total = count * front + payload.len();
+    if total > MAX_TOTAL {
+        return Err(SegmentError::Header);
+    }
     out.reserve(total);
 
     for nth in 0..count {
