@@ -1,6 +1,7 @@
 //! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
 
 mod clients;
+mod hostile;
 mod namespace;
 mod pairs;
 mod paths;

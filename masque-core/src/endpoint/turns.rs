@@ -204,18 +204,18 @@ impl Endpoint {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         if std::mem::take(&mut self.turns.strangers_next)
-            && let Some(transmit) = self.to_stranger(now, max_segments, buf)
+            && let Some(transmit) = self.transmit_to_stranger(now, max_segments, buf)
         {
             return Some(transmit);
         }
-        if let Some(transmit) = self.to_client(now, max_segments, buf) {
+        if let Some(transmit) = self.transmit_to_client(now, max_segments, buf) {
             self.turns.strangers_next = true;
             return Some(transmit);
         }
-        self.to_stranger(now, max_segments, buf)
+        self.transmit_to_stranger(now, max_segments, buf)
     }
 
-    fn to_client(
+    fn transmit_to_client(
         &mut self,
         now: Instant,
         max_segments: NonZeroUsize,
@@ -255,7 +255,7 @@ impl Endpoint {
         None
     }
 
-    fn to_stranger(
+    fn transmit_to_stranger(
         &mut self,
         now: Instant,
         max_segments: NonZeroUsize,

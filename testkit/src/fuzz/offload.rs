@@ -110,7 +110,7 @@ fn try_coalescing(bytes: &mut Unstructured<'_>) -> Result<()> {
             let length = bytes.int_in_range(0..=100)?;
             bytes.bytes(length.min(bytes.len()))?.to_vec()
         } else {
-            let mut packet = Packet::headers(bytes, bytes.len() % 2 == 0)?;
+            let mut packet = Packet::headers(bytes, bytes.len().is_multiple_of(2))?;
             packet.port = bytes.int_in_range(0..=1)?;
             packet.payload = model::payload(bytes, 300)?;
             packet.on_wire()

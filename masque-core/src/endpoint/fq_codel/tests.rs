@@ -230,7 +230,7 @@ proptest! {
 
 #[test]
 fn a_flow_has_its_share_if_it_queues_as_much_as_others_do_on_the_average() {
-    let now = Instant::now();
+    let now = origin();
     let mut queue = TunnelQueue::default();
     let packets = |count| std::iter::repeat_n(Bytes::from_static(&[0; 1000]), count);
     queue.push(now, 1, packets(30));
