@@ -21,10 +21,12 @@
 //! | [`samples`], [`report`] | raw numbers; tables, goals and plots |
 //! | [`runtimes`], [`idiomatic`] | tokio, smol and mio; tunnels of tasks and channels to hold them against |
 //! | [`pipeline`], [`instructions`] | the core in memory, timed and counted |
+//! | [`hostile`] | a server under attack, in memory |
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod error;
+pub mod hostile;
 pub mod idiomatic;
 pub mod instructions;
 pub mod lab;
