@@ -17,6 +17,7 @@ use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
 use crate::error::Error;
+use crate::heap;
 use crate::io::{Descriptors, Interest, Io, Source, TUN_READ};
 use crate::mail::PostBox;
 use crate::system::SystemIo;
@@ -639,9 +640,8 @@ impl<A: App, I: Io> Pump<A, I> {
         self.batch.frames = Vec::new();
         self.sender.rest();
         self.links.rest();
-        // Last: glibc looks whether to return memory to the system only when 64 KiB or more become
-        // free in one piece.
         self.read = Box::default();
+        heap::trim();
     }
 }
 
