@@ -17,9 +17,9 @@ pub struct Fallbacks {
     pub gso: u64,
     /// UDP sockets that receive datagrams one by one.
     pub gro: u64,
-    /// TUN devices whose packets cross one by one.
+    /// TUN devices, or queues of one, whose packets cross one by one.
     pub vnet_hdr: u64,
-    /// TUN devices with super-packets of TCP only (before Linux 6.2).
+    /// TUN devices, or queues of one, with super-packets of TCP only (before Linux 6.2).
     pub uso: u64,
 }
 

@@ -26,6 +26,7 @@ pub mod conformance;
 pub mod control;
 mod error;
 mod fallback;
+mod heap;
 pub mod io;
 pub mod mail;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! One bounded, non-blocking turn after another.
 
+mod ingress;
 mod intake;
 mod links;
 mod post;
@@ -16,13 +17,27 @@ use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
 use crate::error::Error;
+use crate::heap;
 use crate::io::{Descriptors, Interest, Io, Source, TUN_READ};
 use crate::mail::PostBox;
 use crate::system::SystemIo;
 use crate::timer::Timer;
+use ingress::Ingress;
 use intake::Intake;
 use links::Links;
 use sender::Sender;
+
+/// What a full batch counts for in the budget of a turn.
+const FULL_BATCH: usize = 112 << 10;
+
+/// The most bytes taken from a socket in a turn.
+const DRAINED_BYTES: usize = 4 << 20;
+
+/// The size of inner packets by which super-packets are counted.
+const INNER: usize = 1400;
+
+/// A send counts once more for each so many bytes.
+const SMALL_SEND: usize = 16 << 10;
 
 /// How often a turn looks again because an event's handler may have made output.
 const PASSES: usize = 4;
@@ -46,11 +61,18 @@ const LAST_SENDS: usize = 1024;
 /// How much one turn does at most, and what is forced off.
 #[derive(Clone, Debug)]
 pub struct PumpOptions {
-    /// UDP receives per socket and turn.
+    /// What the endpoint takes in of known sources in a turn, in full batches of 64 KiB; of smaller
+    /// ones, as many as take about as long. What has been received beyond that waits.
     pub receives: usize,
-    /// TUN reads per device and turn.
+    /// UDP receives per socket and turn: more than the endpoint takes in, so that what a flood sends
+    /// does not fill the socket's buffer, which all sources share.
+    pub drained: usize,
+    /// Datagrams of sources without a connection per turn: each may be a step of a handshake.
+    pub strangers: usize,
+    /// TUN reads per device and turn, of super-packets; of single packets, as many as take about as
+    /// long.
     pub reads: usize,
-    /// UDP sends per turn.
+    /// UDP sends per turn, of up to 16 KiB; a larger one counts more.
     pub sends: usize,
     /// Messages and events per turn.
     pub events: usize,
@@ -69,8 +91,10 @@ impl Default for PumpOptions {
     fn default() -> Self {
         Self {
             receives: 8,
-            reads: 8,
-            sends: 64,
+            drained: 1024,
+            strangers: 4,
+            reads: 16,
+            sends: 32,
             events: 256,
             mails: 64,
             max_segments: 64,
@@ -89,6 +113,8 @@ pub struct PumpCounters {
     pub receives: u64,
     /// UDP receives that failed, other than by `WouldBlock`.
     pub receive_errors: u64,
+    /// Datagrams dropped because their source had too much waiting.
+    pub receives_dropped: u64,
     /// UDP sends that went out.
     pub sends: u64,
     /// UDP sends that had to wait.
@@ -149,6 +175,7 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     links: Links,
     sender: Sender,
     intake: Intake,
+    ingress: Ingress,
     read: Box<[u8]>,
     batch: TunBatch,
     inbox: Inbox<A::Message>,
@@ -210,6 +237,7 @@ impl<A: App, I: Io> Pump<A, I> {
             links,
             sender: Sender::new(&options),
             intake: Intake::default(),
+            ingress: Ingress::default(),
             read: Box::default(),
             batch: TunBatch::default(),
             inbox: Inbox::new()?,
@@ -380,12 +408,16 @@ impl<A: App, I: Io> Pump<A, I> {
         !self.inbox.is_empty()
     }
 
+    /// Empties the sockets, and lets the endpoint take what a turn allows: known sources in the order
+    /// they came while it keeps up, in turns once it does not; strangers last, and few of them.
     fn receive(&mut self, now: Instant) -> bool {
+        let mut left = self.options.receives.saturating_mul(FULL_BATCH);
         let mut again = false;
         for link in &mut self.links.sockets {
             let mut failures = 0;
-            for _ in 0..self.options.receives {
-                if !link.readable {
+            let mut bytes = 0;
+            for _ in 0..self.options.drained {
+                if !link.readable || bytes >= DRAINED_BYTES {
                     break;
                 }
                 match self.io.try_recv(link.id, self.intake.room()) {
@@ -393,9 +425,18 @@ impl<A: App, I: Io> Pump<A, I> {
                         failures = 0;
                         self.counters.receives += 1;
                         let data = self.intake.take(length);
+                        bytes += data.len();
                         // Nobody has port 0: an answer would fail as if GSO did.
-                        if meta.remote.port() != 0 && !data.is_empty() {
+                        if meta.remote.port() == 0 || data.is_empty() {
+                            continue;
+                        }
+                        if !self.endpoint.is_known(meta.remote) {
+                            self.ingress.push_stranger(meta, data);
+                        } else if left > 0 && self.ingress.is_clear() {
+                            left = left.saturating_sub(ingress::cost(meta.stride, data.len()));
                             self.endpoint.handle_udp(now, meta, data);
+                        } else {
+                            self.ingress.push(meta, data);
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
@@ -411,7 +452,26 @@ impl<A: App, I: Io> Pump<A, I> {
             }
             again |= link.readable;
         }
-        again
+        while left > 0
+            && let Some((meta, data)) = self.ingress.pop()
+        {
+            left = left.saturating_sub(ingress::cost(meta.stride, data.len()));
+            let before = self.endpoint.waiting_frames();
+            self.endpoint.handle_udp(now, meta, data);
+            let frames = self.endpoint.waiting_frames().saturating_sub(before);
+            left = left.saturating_sub(self.ingress.charge(meta.remote, frames));
+        }
+        for _ in 0..self.options.strangers.max(1) {
+            if !self.endpoint.takes_strangers() {
+                break;
+            }
+            let Some((meta, data)) = self.ingress.pop_stranger() else {
+                break;
+            };
+            self.endpoint.handle_udp(now, meta, data);
+        }
+        self.counters.receives_dropped += self.ingress.take_dropped();
+        again || !self.ingress.is_empty()
     }
 
     fn read(&mut self, now: Instant) -> bool {
@@ -420,7 +480,8 @@ impl<A: App, I: Io> Pump<A, I> {
             let mut lost = None;
             let link = &mut self.links.ports[index];
             let port = link.id;
-            for _ in 0..self.options.reads {
+            let mut left = self.options.reads.saturating_mul(FULL_BATCH);
+            while left > 0 {
                 if !link.readable {
                     break;
                 }
@@ -430,6 +491,7 @@ impl<A: App, I: Io> Pump<A, I> {
                 match self.io.try_read_tun(port, &mut self.read) {
                     Ok((header, range)) => {
                         self.counters.reads += 1;
+                        left = left.saturating_sub(ingress::cost(INNER, range.len()));
                         if let Some(packet) = self.read.get(range).filter(|data| !data.is_empty()) {
                             let _ = self.endpoint.handle_tun(now, port, header, packet);
                         }
@@ -511,13 +573,13 @@ impl<A: App, I: Io> Pump<A, I> {
             return false;
         }
         while *sends > 0 {
-            *sends -= 1;
             let segments =
                 NonZeroUsize::new(sender.max_segments(io, links)).unwrap_or(NonZeroUsize::MIN);
             sender.buffer.clear();
             let Some(transmit) = endpoint.poll_transmit(now, segments, &mut sender.buffer) else {
                 return false;
             };
+            *sends = sends.saturating_sub(1 + transmit.size / SMALL_SEND);
             if !sender.send(transmit, io, links, counters, now) {
                 return false;
             }
@@ -578,9 +640,8 @@ impl<A: App, I: Io> Pump<A, I> {
         self.batch.frames = Vec::new();
         self.sender.rest();
         self.links.rest();
-        // Last: glibc looks whether to return memory to the system only when 64 KiB or more become
-        // free in one piece.
         self.read = Box::default();
+        heap::trim();
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
 
 use masque_core::endpoint::{Ecn, PortId, RecvMeta, SocketId, Transmit};
 use masque_core::wire::offload::{TunFrame, VnetHdr};
@@ -26,6 +27,15 @@ pub struct SystemIo {
     no_gso: bool,
     no_gro: bool,
     fallbacks: Fallbacks,
+    told: Told,
+}
+
+/// What has been told of, here or by a sibling, and is not told of again.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    gso: Arc<OnceLock<()>>,
+    gro: Arc<OnceLock<()>>,
+    uso: Arc<OnceLock<()>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +58,18 @@ impl SystemIo {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another one for another loop, without sockets and devices: what is forbidden here is forbidden
+    /// there, and what either tells about missing offloads the other does not repeat.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            no_gso: self.no_gso,
+            no_gro: self.no_gro,
+            told: self.told.clone(),
+            ..Self::default()
+        }
     }
 
     /// Turns GSO off for all sockets, now and later.
@@ -99,13 +121,15 @@ impl SystemIo {
     /// Adds a TUN device. Ports count up from 0.
     pub fn add_tun(&mut self, device: TunDevice) -> PortId {
         let offload = device.offload();
-        if !offload.vnet_hdr {
+        if device.is_write_only() {
+            // Its queue is counted where it is read.
+        } else if !offload.vnet_hdr {
             self.fallbacks.vnet_hdr += 1;
         } else if !offload.udp {
-            if self.fallbacks.uso == 0 {
-                tracing::info!("the kernel has no UDP super-packets: those of TCP only");
-            }
             self.fallbacks.uso += 1;
+            self.told.uso.get_or_init(|| {
+                tracing::info!("the kernel has no UDP super-packets: those of TCP only");
+            });
         }
         self.add_port(Port::Tun(device))
     }
@@ -127,23 +151,27 @@ impl SystemIo {
         self.fallbacks
     }
 
-    /// Counts what a new socket lacks; what the kernel lacks is told of once.
+    /// Counts what a new socket lacks, and tells of what the kernel lacks.
     fn without(&mut self, gso: bool, gro: bool) {
         if !gso {
-            if !self.no_gso && self.fallbacks.gso == 0 {
-                tracing::warn!(
-                    "the kernel has no UDP segmentation offload: datagrams are sent one by one"
-                );
-            }
             self.fallbacks.gso += 1;
+            if !self.no_gso {
+                self.told.gso.get_or_init(|| {
+                    tracing::warn!(
+                        "the kernel has no UDP segmentation offload: datagrams are sent one by one"
+                    );
+                });
+            }
         }
         if !gro || self.no_gro {
-            if !self.no_gro && self.fallbacks.gro == 0 {
-                tracing::warn!(
-                    "the kernel has no UDP receive offload: datagrams are received one by one"
-                );
-            }
             self.fallbacks.gro += 1;
+            if !self.no_gro {
+                self.told.gro.get_or_init(|| {
+                    tracing::warn!(
+                        "the kernel has no UDP receive offload: datagrams are received one by one"
+                    );
+                });
+            }
         }
     }
 
@@ -228,6 +256,9 @@ impl Io for SystemIo {
         if let Some(socket) = self.sockets.iter_mut().find(|other| other.id == socket) {
             self.fallbacks.gso += u64::from(socket.max_segments > 1);
             socket.max_segments = 1;
+            self.told.gso.get_or_init(|| {
+                tracing::warn!("UDP segmentation offload failed: datagrams are sent one by one");
+            });
         }
     }
 

@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+/// Packets the kernel keeps while a turn lasts: what one host floods, flows of others would lose with
+/// the usual 500. The queue is always emptied, so it makes nobody wait longer.
+const QUEUE: u32 = 1024;
+
 /// How a TUN device is made.
 #[derive(Clone, Debug)]
 pub struct TunConfig {
@@ -28,7 +32,7 @@ impl Default for TunConfig {
             name: None,
             mtu: 1280,
             offload: true,
-            queue: None,
+            queue: Some(QUEUE),
             up: true,
         }
     }

@@ -8,6 +8,8 @@
 //! | the same counted in instructions | `masque-bench instructions` | none to speak of |
 //! | what runtimes differ in, over loopback and devices in memory | `masque-bench runtimes` | compare within one run |
 //! | codecs and offload functions | criterion | little |
+//! | very many clients on one server in memory | the programs `scale` and `scale-sites` | little; memory none |
+
 //!
 //! | module | what is there |
 //! |---|---|
@@ -19,10 +21,12 @@
 //! | [`samples`], [`report`] | raw numbers; tables, goals and plots |
 //! | [`runtimes`], [`idiomatic`] | tokio, smol and mio; tunnels of tasks and channels to hold them against |
 //! | [`pipeline`], [`instructions`] | the core in memory, timed and counted |
+//! | [`hostile`] | a server under attack, in memory |
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod error;
+pub mod hostile;
 pub mod idiomatic;
 pub mod instructions;
 pub mod lab;

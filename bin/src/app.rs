@@ -258,6 +258,11 @@ pub fn account<A: App>(pumps: &[Pump<A>]) {
         let counts = pumps.iter().map(|pump| count(pump.endpoint().counters()));
         counts.sum()
     };
+    let calls = |count: fn(&PumpCounters) -> u64| -> u64 {
+        pumps.iter().map(|pump| count(pump.counters())).sum()
+    };
+    let without = pumps.iter().map(|pump| pump.io().fallbacks());
+    let without = without.fold(Fallbacks::default(), Fallbacks::and);
     let drops: Vec<String> = DropReason::ALL
         .into_iter()
         .map(|reason| {
@@ -269,26 +274,18 @@ pub fn account<A: App>(pumps: &[Pump<A>]) {
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| format!("{} {count}", reason.name()))
         .collect();
-    let mails = pumps.iter().map(|pump| pump.counters().mails_sent);
-    let failures = pumps.iter().map(|pump| pump.counters().steering_failures);
-    let calls = |count: fn(&PumpCounters) -> u64| -> u64 {
-        let counts = pumps.iter().map(|pump| count(pump.counters()));
-        counts.sum()
-    };
-    let without = pumps.iter().map(|pump| pump.io().fallbacks());
-    let without = without.fold(Fallbacks::default(), Fallbacks::and);
     tracing::info!(
         packets_in = sum(|counters| counters.packets_in),
         packets_out = sum(|counters| counters.packets_out),
         packets_across = sum(|counters| counters.packets_across),
-        mails = mails.sum::<u64>(),
-        steering_failures = failures.sum::<u64>(),
+        mails = calls(|calls| calls.mails_sent),
+        steering_failures = calls(|calls| calls.steering_failures),
         drops = drops.join(", "),
-        udp_receives = calls(|counters| counters.receives),
-        udp_sends = calls(|counters| counters.sends),
-        tun_reads = calls(|counters| counters.reads),
-        tun_writes = calls(|counters| counters.writes),
-        without = %without,
+        udp_receives = calls(|calls| calls.receives),
+        udp_sends = calls(|calls| calls.sends),
+        tun_reads = calls(|calls| calls.reads),
+        tun_writes = calls(|calls| calls.writes),
+        %without,
         "packets carried"
     );
     for pump in pumps {

@@ -9,6 +9,7 @@
 //! | [`crypto`] | null crypto, seeded TLS, real TLS |
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
+//! | [`fuzz`] | what fuzz targets do with their bytes |
 //! | [`scenario`] | worlds ready to run |
 //! | [`scale`] | one server, very many clients, and what they cost |
 //! | [`traffic`] | bulk flows, voice, named paths, and trials of tunnels by them |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod fuzz;
 pub mod lab;
 pub mod packet;
 pub mod scale;

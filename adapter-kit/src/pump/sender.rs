@@ -21,7 +21,6 @@ pub(super) struct Sender {
     max_segments: usize,
     patience: Duration,
     complained: bool,
-    complained_of_gso: bool,
 }
 
 #[derive(Debug)]
@@ -40,7 +39,6 @@ impl Sender {
             max_segments: options.max_segments.max(1),
             patience: options.send_patience,
             complained: false,
-            complained_of_gso: false,
         }
     }
 
@@ -156,15 +154,10 @@ impl Sender {
                         outcome => {
                             io.disable_gso(link.id);
                             counters.gso_disabled += 1;
-                            // Each socket finds out for itself: a client has another one
-                            // after each reconnection.
-                            if !self.complained_of_gso {
-                                self.complained_of_gso = true;
-                                tracing::warn!(
-                                    socket = link.id.0, %error,
-                                    "UDP segmentation offload failed: datagrams are sent one by one"
-                                );
-                            }
+                            tracing::debug!(
+                                socket = link.id.0, %error,
+                                "UDP segmentation offload failed"
+                            );
                             if outcome.is_ok() {
                                 counters.sends += 1;
                                 pending.sent += alone.len();

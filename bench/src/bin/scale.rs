@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use masque_core::endpoint::Limits;
+use masque_core::endpoint::{Identity, Limits, ServerConfig, StaticAssignment, TransportProfile};
+use masque_core::wire::prefix::IpPrefix;
 use masque_testkit::scale::steady::{Steady, Warm, Way};
 use masque_testkit::scale::{
     Cost, FleetError, Gauges, Heap, Plan, fairness, idle, limits_for, setup, storm,
@@ -54,7 +55,7 @@ enum Part {
     Handshake,
     /// Round trips until the first inner packet.
     Setup,
-    /// What a packet costs with 1, 100 and 10,000 clients.
+    /// What a packet costs with 1, 100 and 10,000 clients, and with 20,000 prefixes.
     PerPacket,
     /// Allocations per packet.
     Allocations,
@@ -218,37 +219,68 @@ fn measure(part: Part, args: &Args) -> Result<Value, FleetError> {
 }
 
 /// The fleets take turns, so that whatever else the machine does hits all alike; of each the fastest
-/// run counts.
-fn per_packet(many: usize) -> Result<Vec<Steady>, FleetError> {
+/// run counts. The last fleet is one client of a server with ten thousand static assignments and as
+/// many denied prefixes.
+fn per_packet(many: usize) -> Result<Vec<Value>, FleetError> {
     let mut fleets = Vec::new();
-    for clients in [1, 100, many] {
+    for (clients, prefixes) in [(1, 0), (100, 0), (many, 0), (1, 2 * PREFIXES)] {
         let plan = Plan {
             clients,
             limits: limits_for(clients),
+            change_server: if prefixes > 0 { add_prefixes } else { |_| {} },
+            // Between bursts time passes: what idle tunnels cost is measured elsewhere.
+            one_way: Duration::from_micros(200),
+            transport: TransportProfile {
+                keep_alive: None,
+                idle_timeout: Duration::from_secs(3_600),
+                ..TransportProfile::default()
+            },
             ..Plan::default()
         };
-        fleets.push((clients, Warm::new(plan, gauges())?));
+        fleets.push((prefixes, Warm::new(plan, gauges())?));
     }
-    let mut best: Vec<Steady> = Vec::new();
-    for round in 0..9 {
-        for (clients, warm) in &mut fleets {
+    let mut best: Vec<(usize, Steady)> = Vec::new();
+    for _ in 0..5 {
+        for (prefixes, warm) in &mut fleets {
+            let clients = warm.clients();
+            let actives = if clients > 1 {
+                vec![1, clients]
+            } else {
+                vec![1]
+            };
             for way in [Way::Up, Way::Down] {
-                for active in [1, *clients] {
+                for &active in &actives {
                     let row = warm.run(way, active, 4_096.max(active as u64 * 16))?;
-                    let same = best.iter_mut().find(|seen| {
-                        (seen.clients, seen.active, seen.way) == (row.clients, row.active, row.way)
+                    let same = best.iter_mut().find(|(others, seen)| {
+                        let key = |row: &Steady| (row.clients, row.active, row.way);
+                        *others == *prefixes && key(seen) == key(&row)
                     });
                     match same {
-                        _ if round == 0 => best.push(row),
-                        Some(seen) if row.nanoseconds < seen.nanoseconds => *seen = row,
-                        Some(_) | None => {}
+                        None => best.push((*prefixes, row)),
+                        Some((_, seen)) if row.nanoseconds < seen.nanoseconds => *seen = row,
+                        Some(_) => {}
                     }
                 }
             }
         }
     }
-    best.dedup_by_key(|row| (row.clients, row.active, row.way));
-    Ok(best)
+    let rows = best.into_iter();
+    let rows = rows.map(|(prefixes, row)| json!({"prefixes": prefixes, "result": row}));
+    Ok(rows.collect())
+}
+
+const PREFIXES: usize = 10_000;
+
+fn add_prefixes(server: &mut ServerConfig) {
+    for number in 0..PREFIXES {
+        let (high, low) = ((number >> 8) as u8, number as u8);
+        server.statics.push(StaticAssignment {
+            identity: Identity(format!("urn:masque:static-{number}")),
+            addresses: vec![IpPrefix::host([172, 16, high, low].into())],
+        });
+        let denied = IpPrefix::host([198, 18, high, low].into());
+        server.access.deny.push(denied);
+    }
 }
 
 /// One line per number.

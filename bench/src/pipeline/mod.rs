@@ -58,11 +58,11 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
-    fn tls(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn tls(error: impl std::fmt::Display) -> Self {
         Self::Tls(error.to_string())
     }
 
-    fn set_up(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn set_up(error: impl std::fmt::Display) -> Self {
         Self::SetUp(error.to_string())
     }
 }

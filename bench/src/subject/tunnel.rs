@@ -171,9 +171,7 @@ impl<'a> Tunnel<'a> {
     /// What the server has said of itself under `key`, as `key=value`, in order.
     #[must_use]
     pub fn server_said(&self, key: &str) -> Vec<String> {
-        // What is not there was not said.
-        let log = fs::read(self.folder().join("server.log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log(Role::Server);
         let words = log.split_whitespace();
         words
             .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))

@@ -36,9 +36,13 @@ impl Resources {
     /// An address cannot be used. That the kernel does not steer is no error.
     pub(super) fn listen(settings: &ServerSettings) -> Result<Self, Failure> {
         let steering = settings.transport.steering.unwrap_or(true);
-        let mut ios: Vec<SystemIo> = (0..settings.shards.get())
-            .map(|_| app::system_io(&settings.transport))
-            .collect();
+        if settings.shards.get() > 1 {
+            tell_forbidden(settings, steering);
+        }
+        let first = app::system_io(&settings.transport);
+        let siblings = (1..settings.shards.get()).map(|_| first.sibling());
+        let mut ios: Vec<SystemIo> = siblings.collect();
+        ios.insert(0, first);
         let mut failure = None;
         // A socket has the same number on every shard.
         for listen in &settings.listen {
@@ -154,6 +158,18 @@ impl Resources {
             pumps.push(pump);
         }
         Ok(pumps)
+    }
+}
+
+/// Says which ways to the right shard the configuration forbids.
+fn tell_forbidden(settings: &ServerSettings, steering: bool) {
+    if !steering {
+        tracing::info!("transport.steering = false: datagrams come by addresses and ports");
+    }
+    if !settings.tun.multi_queue {
+        tracing::info!("tun.multi_queue = false: the first shard reads the TUN device for all");
+    } else if !settings.tun.steering {
+        tracing::info!("tun.steering = false: packets from the TUN device come by flows");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ciphers;
 mod clients;
+mod hostile;
 mod namespace;
 mod pairs;
 mod paths;

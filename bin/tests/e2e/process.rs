@@ -68,8 +68,22 @@ impl Process {
         config: &Path,
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::start_by(&[], namespace, binary, command, config, environment)
+    }
+
+    /// The same by a program that becomes it, such as `setpriv` with its options.
+    pub(crate) fn start_by(
+        launcher: &[&str],
+        namespace: &Namespace,
+        binary: Binary,
+        command: &str,
+        config: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = namespace.run(|| {
-            Command::new(binary.path())
+            let mut words = launcher.iter().copied().chain([binary.path()]);
+            Command::new(words.next().unwrap())
+                .args(words)
                 .args(["--log-format", "json", command, "-c"])
                 .arg(config)
                 .env("MASQUE_LOG", "debug")

@@ -204,6 +204,31 @@ fn with_one_queue_all_that_comes_down_to_another_shard_is_mail() {
     });
 }
 
+/// As in most containers: the server says so once, goes on, and counts it.
+#[test]
+fn a_server_that_may_not_use_ebpf_carries_everything() {
+    inside(|| {
+        let world = World::new(Egress::Routed);
+        let config = world.server_config("shards = 2");
+        let launcher = ["setpriv", "--bounding-set", "-bpf,-sys_admin"];
+        let server = Process::start_by(
+            &launcher,
+            &world.server,
+            Binary::Smol,
+            "server",
+            &config,
+            &[],
+        );
+        server.wait_for("server ready");
+        assert!(server.has_said("not steered by destination"));
+        let (alice, own) = alice_on(&world, &server, Binary::Mio, 1);
+        world.client.run(|| reaches_inet(&own));
+        alice.stop();
+        let totals = server.stop().totals;
+        assert_eq!(number(&totals, "steering_failures"), 1, "{totals}");
+    });
+}
+
 /// Moves the client to other addresses under a TCP connection; the server's account.
 fn moves(server: Binary, settings: &str, times: u8) -> Ended {
     let world = World::new(Egress::Routed);

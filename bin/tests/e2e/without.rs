@@ -12,6 +12,8 @@ use crate::world::{Egress, INET, Underlay, World, ip};
 
 /// Bytes each way, over IPv4 and again over IPv6.
 const SOME: u64 = 1 << 20;
+/// No fewer packets than that are needed for them, each way.
+const PACKETS: u64 = 2 * SOME / 1472;
 
 /// What an end goes without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,13 +63,8 @@ impl Feature {
     }
 }
 
-/// Ping and compared bytes over IPv4 and IPv6, between ends that lack `missing`.
-fn carries_without(missing: &[Feature], start: impl Fn(&World, &str) -> Process) {
-    let world = World::new(Egress::Routed);
-    let server = start(&world, "server");
-    server.wait_for("server ready");
-    let client = start(&world, "client");
-    client.wait_up();
+/// Ping and compared bytes over IPv4 and IPv6.
+fn carry(world: &World) {
     world.client.run(|| {
         for to in INET.map(ip) {
             traffic::ping(to);
@@ -76,6 +73,16 @@ fn carries_without(missing: &[Feature], start: impl Fn(&World, &str) -> Process)
             }
         }
     });
+}
+
+/// The tunnel carries between ends that lack `missing`.
+fn carries_without(missing: &[Feature], start: impl Fn(&World, &str) -> Process) {
+    let world = World::new(Egress::Routed);
+    let server = start(&world, "server");
+    server.wait_for("server ready");
+    let client = start(&world, "client");
+    client.wait_up();
+    carry(&world);
     for end in [&client, &server] {
         for feature in missing {
             let lines = end.count(|text| text.contains(feature.words()));
@@ -95,8 +102,7 @@ fn carries_without(missing: &[Feature], start: impl Fn(&World, &str) -> Process)
 /// same amount.
 fn goes_one_by_one(end: &Ended, feature: Feature) {
     let calls = end.totals[feature.calls()].as_u64().unwrap();
-    let packets = 2 * SOME / 1472;
-    assert!(calls >= packets, "{}: {}", feature.counter(), end.totals);
+    assert!(calls >= PACKETS, "{}: {}", feature.counter(), end.totals);
 }
 
 /// Forced off by the configuration of both ends.
@@ -215,6 +221,16 @@ fn shim(world: &World) -> PathBuf {
 
 /// As on a kernel that lacks `lacks`, with the default configuration.
 fn on_a_kernel_that_lacks(binary: Binary, lacks: &str, missing: &[Feature]) {
+    with_server_on_a_kernel_that_lacks(binary, "", lacks, missing);
+}
+
+/// The same with `server` in the server's configuration.
+fn with_server_on_a_kernel_that_lacks(
+    binary: Binary,
+    server: &str,
+    lacks: &str,
+    missing: &[Feature],
+) {
     if !can_compile() {
         return;
     }
@@ -223,7 +239,7 @@ fn on_a_kernel_that_lacks(binary: Binary, lacks: &str, missing: &[Feature]) {
         let library = library.to_str().unwrap();
         let environment = [("LD_PRELOAD", library), ("MASQUE_TEST_LACKS", lacks)];
         let (namespace, config) = match command {
-            "server" => (&world.server, world.server_config("")),
+            "server" => (&world.server, world.server_config(server)),
             _ => (
                 &world.client,
                 world.client_config("alice", Underlay::V4, ""),
@@ -279,6 +295,14 @@ fn a_kernel_without_any_offload_carries_under_mio() {
 }
 
 #[test]
+fn shards_say_once_what_all_of_them_go_without() {
+    let all = [Gso, Gro, VnetHdr];
+    inside(|| {
+        with_server_on_a_kernel_that_lacks(Tokio, "shards = 2", "gso gro vnet_hdr", &all);
+    });
+}
+
+#[test]
 fn what_is_switched_off_may_be_missing_as_well() {
     inside(|| {
         if !can_compile() {
@@ -300,5 +324,24 @@ fn what_is_switched_off_may_be_missing_as_well() {
         world.client.run(|| traffic::ping(ip(INET[0])));
         client.stop();
         server.stop();
+    });
+}
+
+/// What the tests above count would otherwise be less.
+#[test]
+fn with_every_offload_a_system_call_carries_several_packets() {
+    inside(|| {
+        let world = World::new(Egress::Routed);
+        let server = world.start_server(Tokio, "");
+        let client = world.start_client(Tokio, Underlay::V4, "");
+        client.wait_up();
+        carry(&world);
+        for end in [client.stop(), server.stop()] {
+            for feature in [Gso, Gro, VnetHdr] {
+                let calls = end.totals[feature.calls()].as_u64().unwrap();
+                let missing = end.without(feature.counter()) > 0;
+                assert!(missing || calls < PACKETS / 2, "{}", end.totals);
+            }
+        }
     });
 }

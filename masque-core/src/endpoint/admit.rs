@@ -7,6 +7,7 @@ use std::time::Instant;
 use quinn_proto::Incoming;
 
 use super::shard::Shared;
+use super::turns::Budget;
 use super::types::SocketId;
 use super::{CloseReason, DropReason, Endpoint, Limits};
 use crate::wire::prefix::IpPrefix;
@@ -212,6 +213,7 @@ impl Endpoint {
                 let mut buf = Vec::new();
                 match self.quic.retry(incoming, &mut buf) {
                     Ok(transmit) => {
+                        self.budget.spend(Budget::ANSWER);
                         self.fwd.counters.retries += 1;
                         self.respond(socket, transmit, buf);
                     }
@@ -231,7 +233,9 @@ impl Endpoint {
     /// Accepts what the turn's budget allows.
     pub(super) fn accept_waiting(&mut self, now: Instant) {
         // With a budget of none, those that wait would wait for ever, and be due all the time.
-        while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1) {
+        while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1)
+            && self.budget.allows()
+        {
             let Some((socket, incoming, ticket)) = self.admission.next(true) else {
                 return;
             };
@@ -248,6 +252,7 @@ impl Endpoint {
     }
 
     fn refuse_incoming(&mut self, socket: SocketId, incoming: Incoming) {
+        self.budget.spend(Budget::ANSWER);
         self.fwd.counters.refused += 1;
         let mut buf = Vec::new();
         let transmit = self.quic.refuse(incoming, &mut buf);
@@ -259,6 +264,7 @@ impl Endpoint {
         let mut buf = Vec::new();
         match self.quic.accept(incoming, now, &mut buf, None) {
             Ok((handle, connection)) => {
+                self.budget.spend(Budget::FIRST_FLIGHT);
                 self.fwd.counters.handshakes += 1;
                 self.adopt_server(handle, connection, socket, remote, ticket);
                 self.drive(now, handle.0);

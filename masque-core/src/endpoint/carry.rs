@@ -132,6 +132,9 @@ impl Endpoint {
         from: PacketFrom,
     ) -> Result<u32, (DropReason, u32)> {
         let (at, index) = (place.conn, place.tunnel);
+        if !self.fwd.has_room(data.len()) {
+            self.relieve(data.len());
+        }
         let conn = self.conns.get_mut(at).and_then(Option::as_mut);
         let is_there = |conn: &&mut Box<Conn>| {
             let tunnel = conn.tunnels.get(index);
@@ -151,10 +154,9 @@ impl Endpoint {
             from,
             &mut self.trace,
         );
-        if !conn.in_ring {
-            conn.in_ring = true;
-            self.ring.push_back(at);
-        }
+        conn.pay_for_entry(data.len());
+        self.turns.wake(at, conn);
+        self.turns.weigh(at, conn);
         let tunnel = conn.tunnels.get(index);
         if tunnel.is_some_and(|tunnel| tunnel.header.is_none()) {
             self.drive(now, at);

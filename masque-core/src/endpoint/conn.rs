@@ -40,6 +40,12 @@ pub(super) struct Conn {
     /// The tunnel whose queue is served next.
     pub(super) turn: usize,
     pub(super) in_ring: bool,
+    /// What it may still send in its turn.
+    pub(super) credit: isize,
+    /// Where it is, once its handshake is complete.
+    pub(super) known: Option<std::net::SocketAddr>,
+    /// The magnitude of what its tunnels queue, as it is noted.
+    pub(super) fat: u32,
     pub(super) timer_dirty: bool,
     pub(super) armed: Option<Instant>,
     /// Why we closed it, which says more than what QUIC reports afterwards.

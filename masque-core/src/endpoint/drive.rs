@@ -8,6 +8,7 @@ use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
 use super::conn::{Conn, Tunnel};
 use super::shard::Notice;
+use super::turns::Budget;
 use super::{
     CloseReason, ConnId, DropReason, Endpoint, Event, PortId, SocketId, TunnelClosed, TunnelHandle,
 };
@@ -49,6 +50,9 @@ impl Endpoint {
             tunnels: Vec::new(),
             turn: 0,
             in_ring: false,
+            credit: 0,
+            known: None,
+            fat: 0,
             timer_dirty: false,
             armed: None,
             closing: None,
@@ -126,16 +130,17 @@ impl Endpoint {
         self.update_mtu(now, &mut conn);
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
+            if conn.known.is_some() {
+                let remote = conn.remote;
+                self.turns.know(&mut conn, Some(remote));
+            }
             self.events.push_back(Event::Migrated {
                 conn: conn.id,
                 remote: conn.remote,
             });
         }
         self.collect_session_trace(&mut conn);
-        if !conn.in_ring {
-            conn.in_ring = true;
-            self.ring.push_back(at);
-        }
+        self.turns.wake(at, &mut conn);
         self.put_back(at, conn);
         self.deliver_across(now);
         for id in std::mem::take(&mut self.to_replace) {
@@ -149,6 +154,7 @@ impl Endpoint {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
+            self.turns.forget(at, &mut conn);
             self.ids.remove(&conn.id);
             self.armed.set(at, None);
             return;
@@ -220,9 +226,12 @@ impl Endpoint {
             BridgeEvent::Connected => {
                 if conn.pays.is_some() {
                     self.admission.worked();
+                    self.budget.spend(Budget::LAST_FLIGHT);
                 }
                 self.admission.done(conn.pays.take());
                 conn.handshake_by = None;
+                let remote = conn.bridge.remote();
+                self.turns.know(conn, Some(remote));
                 match conn.role {
                     Role::Server => self.on_client_connected(now, conn),
                     Role::Client => self.on_server_connected(now, conn),
@@ -238,6 +247,9 @@ impl Endpoint {
                 });
             }
             BridgeEvent::Lost(reason) => {
+                if conn.pays.is_some() {
+                    self.budget.spend(Budget::LAST_FLIGHT);
+                }
                 self.admission.done(conn.pays.take());
                 self.tell_closed(conn, reason);
             }
@@ -355,6 +367,7 @@ impl Endpoint {
             });
         }
         self.forget_identity(conn);
+        self.turns.know(conn, None);
         let reason = conn.closing.clone().unwrap_or(reason);
         self.trace(Some(conn.id), || What::State {
             from: "connected",

@@ -351,7 +351,10 @@ impl Forwarding {
             }
             return Err((reason, count));
         }
-        if !self.make_room(state, packet.len()) {
+        let flow = flow_of(self.flow_key, info, packet);
+        let full = state.queue.bytes() + packet.len() > self.tunnel_queue_bytes;
+        // A flow that has its share of a full queue is not worth the work of making room for it.
+        if full && state.queue.has_its_share(flow) || !self.make_room(state, packet.len()) {
             let reason = DropReason::QueueFull;
             return Err((reason, self.lost(reason, header, packet, info, trace)));
         }
@@ -381,7 +384,6 @@ impl Forwarding {
         self.queued_bytes += rest.len();
         state.sent_packets += made.count as u64;
         state.sent_bytes += rest.len() as u64;
-        let flow = flow_of(self.flow_key, info, packet);
         let parts = std::iter::from_fn(|| {
             let part = rest.split_to(made.stride.min(rest.len()));
             (!part.is_empty()).then_some(part)
@@ -488,6 +490,11 @@ impl Forwarding {
         } else {
             Ok(sent.min(count) as u32)
         }
+    }
+
+    /// Whether all tunnels together may queue `bytes` more.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.queued_bytes + bytes <= self.total_queue_bytes
     }
 
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.

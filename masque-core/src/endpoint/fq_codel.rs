@@ -208,6 +208,13 @@ impl TunnelQueue {
         }
     }
 
+    /// Whether a flow queues as much as flows do on the average, or more.
+    pub(super) fn has_its_share(&self, flow: u32) -> bool {
+        let slot = self.by_bucket.get(&(flow % BUCKETS));
+        let queued = slot.map_or(0, |&slot| self.flows[slot].bytes);
+        queued > 0 && queued * self.by_bucket.len() >= self.bytes
+    }
+
     /// Makes room at the cost of the flow that uses most: drops from its head up to half of what it
     /// has, at most 64 datagrams at once (RFC 8290 §4.1). Gives how many were dropped; 0 if none are left.
     pub(super) fn shed(&mut self) -> u64 {

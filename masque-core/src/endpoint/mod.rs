@@ -20,6 +20,7 @@
 //! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
 //! | `shard.rs` | several endpoints as one server, and the mail between them |
 //! | `timers.rs`, `deadlines.rs` | when what is due |
+//! | `turns.rs` | whose turn it is to send, and who makes room |
 
 mod admit;
 mod answers;
@@ -49,6 +50,7 @@ mod shard;
 mod space;
 mod timers;
 mod tls;
+mod turns;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -57,7 +59,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{ConnectionHandle, DatagramEvent};
+use quinn_proto::DatagramEvent;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
@@ -84,6 +86,7 @@ use deadlines::Deadlines;
 use forward::{Forwarding, Policy};
 use setup::WallClock;
 use shard::Seat;
+use turns::{Budget, Turns};
 
 use crate::session::SessionConfig;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
@@ -115,8 +118,8 @@ pub struct Endpoint {
     admission: Admission,
     events: VecDeque<Event>,
     responses: VecDeque<(Transmit, Vec<u8>)>,
-    /// Connections that may have something to send.
-    ring: VecDeque<usize>,
+    turns: Turns,
+    budget: Budget,
     /// Deadlines of connections; kept up lazily through `stale`.
     armed: Deadlines,
     stale: Vec<usize>,
@@ -213,7 +216,8 @@ impl Endpoint {
             seat,
             events: VecDeque::new(),
             responses: VecDeque::new(),
-            ring: VecDeque::new(),
+            turns: Turns::default(),
+            budget: Budget::default(),
             armed: Deadlines::default(),
             stale: Vec::new(),
             due: Vec::new(),
@@ -246,6 +250,7 @@ impl Endpoint {
         }
     }
 
+    #[inline]
     fn take_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
         let ecn = meta.ecn.map(|ecn| match ecn {
             Ecn::Ect0 => quinn_proto::EcnCodepoint::Ect0,
@@ -376,40 +381,7 @@ impl Endpoint {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         self.advance(now);
-        if let Some((transmit, bytes)) = self.responses.pop_front() {
-            buf.extend_from_slice(&bytes);
-            return Some(self.sent(None, transmit));
-        }
-        while let Some(&at) = self.ring.front() {
-            let Some(mut conn) = self.conns.get_mut(at).and_then(Option::take) else {
-                self.ring.pop_front();
-                continue;
-            };
-            self.feed(now, &mut conn);
-            let fits = MAX_UDP / usize::from(conn.bridge.path_mtu());
-            let segments = max_segments.get().min(fits).max(1);
-            let transmit = conn.bridge.poll_transmit(now, segments, buf);
-            self.ring.pop_front();
-            conn.in_ring = transmit.is_some();
-            if transmit.is_some() {
-                self.ring.push_back(at);
-            } else {
-                conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
-            }
-            let socket = conn.socket;
-            let id = conn.id;
-            self.put_back(at, conn);
-            // A path that shrank may have brought errors for other tunnels.
-            self.deliver_across(now);
-            if let Some(transmit) = transmit {
-                let mut transmit = ours(transmit, socket);
-                if self.profile.congestion.is_relaxed() {
-                    transmit.ecn = None;
-                }
-                return Some(self.sent(Some(id), transmit));
-            }
-        }
-        None
+        self.next_transmit(now, max_segments, buf)
     }
 
     /// Fills `batch` with what one TUN is to be written, taking the batch's old buffers back; `false`
@@ -450,6 +422,12 @@ impl Endpoint {
             return Some(Event::ShutdownComplete);
         }
         event
+    }
+
+    /// How many frames wait for [`Endpoint::poll_tun`], open ones included.
+    #[must_use]
+    pub fn waiting_frames(&self) -> usize {
+        self.fwd.ports.iter().map(|port| port.out.len()).sum()
     }
 
     /// What was counted so far.
@@ -556,6 +534,7 @@ impl Endpoint {
         self.conns.get(*self.ids.get(&id)?)?.as_deref()
     }
 
+    #[inline]
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.clock.set(now);

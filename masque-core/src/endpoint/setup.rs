@@ -49,6 +49,7 @@ const MAX_REQUESTS: u32 = 32;
 pub(super) struct WallClock {
     start: Instant,
     wall: SystemTime,
+    wall_us: u64,
     elapsed_us: AtomicU64,
 }
 
@@ -57,6 +58,7 @@ impl WallClock {
         Self {
             start,
             wall,
+            wall_us: micros_since_epoch(wall),
             elapsed_us: AtomicU64::new(0),
         }
     }
@@ -69,10 +71,24 @@ impl WallClock {
         );
     }
 
+    /// Microseconds since the Unix epoch.
+    #[inline]
+    pub(super) fn micros(&self) -> u64 {
+        self.wall_us
+            .saturating_add(self.elapsed_us.load(Ordering::Relaxed))
+    }
+
     /// The `Instant` at which it is `wall`; `None` if that is past or too far away to express.
     pub(super) fn instant_of(&self, wall: SystemTime) -> Option<Instant> {
         self.start.checked_add(wall.duration_since(self.wall).ok()?)
     }
+}
+
+/// Rounded down; 0 before 1970.
+pub(super) fn micros_since_epoch(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    let micros = since.map_or(0, |since| since.as_micros());
+    u64::try_from(micros).unwrap_or(u64::MAX)
 }
 
 impl TimeSource for WallClock {

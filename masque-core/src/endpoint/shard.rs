@@ -139,6 +139,7 @@ impl Seat {
         Entropy::from_seed(entropy.bytes(&format!("shard {}", self.id.0)))
     }
 
+    #[inline]
     pub(super) fn has_news(&self) -> bool {
         !self.alone && self.shared.has_news(self.id, self.seen)
     }
@@ -203,6 +204,7 @@ impl Endpoint {
     }
 
     /// The shard of a connection that is not here.
+    #[inline]
     pub(super) fn elsewhere(&self, conn: ConnId) -> Option<ShardId> {
         if self.seat.alone {
             return None;
@@ -212,6 +214,7 @@ impl Endpoint {
 
     /// Takes the datagrams that are ours, and sends on those that are not. All of a batch are of one
     /// remote address and mostly of one connection.
+    #[inline(never)]
     pub(super) fn sort_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
         let shards = self.seat.shared.shards();
         let stride = meta.stride.max(1);
@@ -295,6 +298,7 @@ impl Endpoint {
     }
 
     /// Takes in what the other shards have written for us.
+    #[cold]
     pub(super) fn catch_up(&mut self, now: Instant) {
         // Who had an address may have it no longer, and one that was nobody's may be somebody's.
         self.fwd.rules_changed();

@@ -15,15 +15,20 @@ use crate::trace::What;
 use crate::wire::prefix::IpPrefix;
 use crate::wire::stream::Role;
 
+/// How many connections' deadlines are seen to in one call.
+const DUE_AT_ONCE: usize = 64;
+
 impl Endpoint {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-        self.admission.new_turn();
         self.refresh_deadlines();
         // Each connection once: one whose next deadline has passed as well sends first, and is due again.
+        // Not more at once than fit between two looks at the sockets: the rest is still due afterwards.
         let mut due = std::mem::take(&mut self.due);
-        while let Some((_, at)) = self.armed.first().filter(|(due, _)| *due <= now) {
+        while due.len() < DUE_AT_ONCE
+            && let Some((_, at)) = self.armed.first().filter(|(due, _)| *due <= now)
+        {
             self.armed.set(at, None);
             if let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) {
                 conn.armed = None;
@@ -81,7 +86,7 @@ impl Endpoint {
             self.fwd.across.is_empty(),
             "packets between tunnels wait for no later call"
         );
-        self.admission.new_turn();
+        self.new_turn();
         self.refresh_deadlines();
         if self.has_output() {
             return Some(Deadline {
@@ -315,7 +320,7 @@ impl Endpoint {
     fn has_output(&self) -> bool {
         self.shutdown_is_over()
             || !self.responses.is_empty()
-            || !self.ring.is_empty()
+            || !self.turns.is_empty()
             || !self.events.is_empty()
             || !self.mail.is_empty()
             || self.fwd.ports.iter().any(|port| !port.out.is_empty())
@@ -378,10 +383,10 @@ impl Endpoint {
     }
 
     pub(super) fn expire_leases(&mut self) {
-        let wall = quinn_proto::TimeSource::now(&*self.clock);
-        if !self.seat.shared.may_expire(wall) {
+        if !self.seat.shared.may_expire(self.clock.micros()) {
             return;
         }
+        let wall = quinn_proto::TimeSource::now(&*self.clock);
         let (ended, renewed) = self.seat.shared.change_leases(|registry| {
             let of_identity = &registry.of_identity;
             let in_use = |identity: &Identity| of_identity.contains_key(identity);
@@ -396,7 +401,7 @@ impl Endpoint {
     /// ended and said its goodbye, or has been ended because the time for that is over.
     pub(super) fn shutdown_is_over(&self) -> bool {
         let ended = || self.conns.iter().flatten().all(|conn| conn.closed_told);
-        let said = |end: Instant| end <= self.now || self.ring.is_empty();
+        let said = |end: Instant| end <= self.now || self.turns.is_empty();
         !self.shutdown_told && self.shutdown.is_some_and(|end| said(end) && ended())
     }
 }

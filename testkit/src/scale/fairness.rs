@@ -59,10 +59,10 @@ pub fn fairness(
                 .iter_mut()
                 .for_each(|client| client.received = 0);
         }
-        for index in 0..clients {
-            owed[index] += packets_a_second * slice.as_secs_f64();
+        for (index, owed) in owed.iter_mut().enumerate() {
+            *owed += packets_a_second * slice.as_secs_f64();
             let least = if index % 2 == 0 { 16.0 } else { 1.0 };
-            if owed[index] < least {
+            if *owed < least {
                 continue;
             }
             let Some(address) = fleet.clients()[index].v4() else {
@@ -71,8 +71,8 @@ pub fn fairness(
             let here = SocketAddr::new(address, 1_000);
             let there = SocketAddr::new(INNER_V4, 2_000);
             let bytes = packet::udp(there, here, &[7; PAYLOAD]);
-            let count = owed[index] as u32;
-            owed[index] -= f64::from(count);
+            let count = *owed as u32;
+            *owed -= f64::from(count);
             for nth in 0..count {
                 let burst = index % 2 == 0;
                 let later = if burst {

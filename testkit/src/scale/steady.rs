@@ -66,6 +66,12 @@ impl Warm {
         })
     }
 
+    /// How many clients it has.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.fleet.clients().len()
+    }
+
     /// What the server has cost.
     #[must_use]
     pub fn meter(&self) -> Meter {

@@ -2,6 +2,7 @@
 
 mod admission;
 mod common;
+mod fairness;
 mod forwarding;
 mod identity;
 mod leases;

@@ -227,3 +227,15 @@ proptest! {
         prop_assert!(queue.flows.len() <= 1);
     }
 }
+
+#[test]
+fn a_flow_has_its_share_if_it_queues_as_much_as_others_do_on_the_average() {
+    let now = origin();
+    let mut queue = TunnelQueue::default();
+    let packets = |count| std::iter::repeat_n(Bytes::from_static(&[0; 1000]), count);
+    queue.push(now, 1, packets(30));
+    assert!(queue.has_its_share(1));
+    queue.push(now, 2, packets(2));
+    assert!(queue.has_its_share(1) && !queue.has_its_share(2) && !queue.has_its_share(3));
+    assert!(!TunnelQueue::default().has_its_share(1));
+}

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::{MAX_SHARDS, ShardId, home};
 use crate::endpoint::admit::Crowd;
 use crate::endpoint::config::{Config, Lease};
 use crate::endpoint::owners::{Change, Owners};
 use crate::endpoint::pool::AddressBook;
+use crate::endpoint::setup::micros_since_epoch;
 use crate::endpoint::types::{ConnId, Identity};
 
 /// So many changes are kept for endpoints that are behind; one that is further behind copies all.
@@ -166,9 +167,10 @@ impl Shared {
         changed
     }
 
-    /// Whether a lease may have expired by now.
-    pub(in crate::endpoint) fn may_expire(&self, now: SystemTime) -> bool {
-        micros(Some(now)) >= self.0.next_expiry.load(Ordering::Relaxed)
+    /// Whether a lease may have expired by now, in microseconds since the Unix epoch.
+    #[inline]
+    pub(in crate::endpoint) fn may_expire(&self, now: u64) -> bool {
+        now >= self.0.next_expiry.load(Ordering::Relaxed)
     }
 
     /// Whether somebody else has written something for `shard`, which has seen so many changes.
@@ -245,13 +247,5 @@ impl Board {
 }
 
 fn micros(at: Option<SystemTime>) -> u64 {
-    let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    match (at, since) {
-        (None, _) => u64::MAX,
-        (Some(_), since) => since
-            .as_ref()
-            .map_or(0, Duration::as_micros)
-            .try_into()
-            .unwrap_or(u64::MAX),
-    }
+    at.map_or(u64::MAX, micros_since_epoch)
 }

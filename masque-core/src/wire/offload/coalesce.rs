@@ -218,6 +218,12 @@ impl Coalescer {
         self.done.shrink_to_fit();
     }
 
+    /// How many frames are held, open ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open.len() + self.done.len()
+    }
+
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

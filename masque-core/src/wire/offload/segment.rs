@@ -14,6 +14,8 @@ const MAX_SEGMENTS: usize = 2048;
 /// Prefix and headers up to so many bytes are put together without an allocation: all but IPv6 packets
 /// with long extension headers.
 const FRONT: usize = 192;
+/// And so does this, where long chains of extension headers would repeat.
+const MAX_TOTAL: usize = 4 << 20;
 
 /// Why a super-packet cannot be segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -70,6 +72,9 @@ pub fn segment(
     }
     let front = prefix.len() + headers.len();
     let total = count * front + payload.len();
+    if total > MAX_TOTAL {
+        return Err(SegmentError::Header);
+    }
     out.reserve(total);
 
     // What stands before each payload, patched for each and copied in one piece.

@@ -101,6 +101,33 @@ proptest! {
     }
 }
 
+/// 30 KB of extension headers in each of 2,000 segments would be 60 MB.
+#[test]
+fn headers_that_repeat_too_often_are_refused() {
+    let mut packet = Packet::new(false, true, &[5; 2000]);
+    packet.extensions = 16;
+    let (mut header, bytes) = packet.partial(1);
+    let mut out = BytesMut::new();
+    assert!(segment(header, &bytes, &[], None, &mut out).is_ok());
+    let long = 2040;
+    let mut grown = bytes[..40].to_vec();
+    for nth in 0..16 {
+        let next = bytes[40 + 8 * nth];
+        grown.extend([next, (long / 8 - 1) as u8]);
+        grown.resize(grown.len() + long - 2, 0);
+    }
+    grown.extend(&bytes[40 + 8 * 16..]);
+    let length = (grown.len() - 40) as u16;
+    grown[4..6].copy_from_slice(&length.to_be_bytes());
+    header.csum_start = (40 + 16 * long) as u16;
+    out.clear();
+    let made = segment(header, &grown, &[], None, &mut out);
+    assert_eq!(made, Err(SegmentError::Header));
+    assert!(out.is_empty());
+    header.gso_size = 100;
+    assert!(segment(header, &grown, &[], None, &mut out).is_ok());
+}
+
 #[test]
 fn a_header_that_contradicts_the_packet_is_refused() {
     let refused = |change: &dyn Fn(&mut VnetHdr, &mut Vec<u8>)| {

@@ -1,0 +1,108 @@
+//! A server under attack: what a client that behaves well still gets.
+//!
+//! ```text
+//! hostile                    every attack, uploading and downloading, in a table
+//! hostile --attack replay    one
+//! hostile --model            with the time a model gives instead of the time it takes
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use masque_bench::hostile::{Attack, Clock, Outcome, Settings, run};
+use masque_bench::pipeline::PipelineError;
+
+/// A server under attack, in memory.
+#[derive(Parser)]
+struct Args {
+    /// One attack only: replay, tunnel, noise, hosts, initials, handshakes.
+    #[arg(long)]
+    attack: Option<String>,
+    /// Milliseconds that are measured.
+    #[arg(long, default_value_t = 1000)]
+    millis: u64,
+    /// Gbit/s of a flood.
+    #[arg(long, default_value_t = 8.0)]
+    gbit: f64,
+    /// Packets per second of a flood whose packets come one by one.
+    #[arg(long, default_value_t = 300_000)]
+    packets: u64,
+    /// Handshakes per second of a storm.
+    #[arg(long, default_value_t = 5000)]
+    handshakes: u32,
+    /// Time by a model.
+    #[arg(long)]
+    model: bool,
+    /// Null crypto instead of TLS.
+    #[arg(long)]
+    null: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match table(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn table(args: &Args) -> Result<(), PipelineError> {
+    println!(
+        "| attack | victim | Gbit/s | share | echo p50 | p99 | max | lost | longest turn | lost at socket/s | at device/s | handshakes/s |"
+    );
+    println!("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for down in [false, true] {
+        let settings = |attack| Settings {
+            attack,
+            rate: (args.gbit * 1e9) as u64,
+            packets: args.packets,
+            handshakes: match attack {
+                Attack::Handshakes => 100,
+                _ => args.handshakes,
+            },
+            down,
+            clock: if args.model {
+                Clock::Model
+            } else {
+                Clock::Measured
+            },
+            real_tls: !args.null,
+            time: Duration::from_millis(args.millis),
+        };
+        let alone = run(&settings(Attack::None))?;
+        line("none", down, &alone, alone.victim);
+        let fair = run(&settings(Attack::Companion))?;
+        line("companion", down, &fair, fair.victim);
+        for attack in Attack::ALL {
+            let name = format!("{attack:?}").to_lowercase();
+            if args.attack.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            let outcome = run(&settings(attack))?;
+            line(&name, down, &outcome, fair.victim);
+        }
+    }
+    Ok(())
+}
+
+fn line(name: &str, down: bool, outcome: &Outcome, fair: f64) {
+    let ms = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    println!(
+        "| {name} | {} | {:.2} | {:.0} % | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} |",
+        if down { "down" } else { "up" },
+        outcome.victim / 1e9,
+        outcome.victim / fair * 100.0,
+        ms(outcome.echo(50)),
+        ms(outcome.echo(99)),
+        ms(outcome.echo(100)),
+        outcome.lost_echoes,
+        ms(outcome.longest_turn),
+        outcome.lost_datagrams,
+        outcome.lost_packets,
+        outcome.handshakes,
+    );
+}

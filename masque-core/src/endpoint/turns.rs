@@ -1,0 +1,345 @@
+//! Whose turn it is: who sends next, who makes room, and who is a stranger.
+//!
+//! No connection may have more of the endpoint's time than another that wants as much. A connection
+//! is a *stranger* until its handshake is complete; all strangers together are served like one
+//! connection, so that a storm of handshakes costs those that have a tunnel no more than another
+//! tunnel would.
+//!
+//! | what is shared | how |
+//! |---|---|
+//! | time for handshakes | a quarter of what tunnels take, and all that they leave ([`Budget`]) |
+//! | sending | deficit round robin over connections ([`QUANTUM`]), which pay for what devices bring them as well; a stranger, or a stateless answer, after each turn of theirs |
+//! | room in the queues | when the total is reached, the connection that queues most loses packets |
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use quinn_proto::ConnectionHandle;
+
+use super::conn::Conn;
+use super::{DropReason, Endpoint, MAX_UDP, Transmit, ours};
+use crate::wire::stream::Role;
+
+/// What a connection may send in its turn: a full batch with GSO, or several short ones.
+const QUANTUM: isize = 96 << 10;
+/// What a datagram costs beside its bytes: a small one takes more than half the time of a large one.
+const PER_DATAGRAM: usize = 1000;
+/// What a packet or super-packet from a device costs beside its bytes and its segments.
+const PER_READ: usize = 1500;
+/// Connections that queue less than this are not looked at when room is needed.
+const FAT: usize = 16 << 10;
+
+/// What handshakes may take at once when nothing else is done: little more than one.
+const MOST: i64 = 600_000;
+/// A turn with less work than this leaves time for handshakes, in nanoseconds.
+const IDLE: u64 = 50_000;
+
+/// How much time handshakes may take, in nanoseconds by rough figures: what matters is the proportion.
+///
+/// Work on tunnels earns a quarter of itself, so that a storm takes a fifth of a busy server; a turn
+/// almost without work gives all there is.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: i64,
+    work: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            left: MOST,
+            work: 0,
+        }
+    }
+}
+
+impl Budget {
+    /// A flight that costs a key exchange and a signature.
+    pub(super) const FIRST_FLIGHT: i64 = 500_000;
+    /// One that costs the verification of a certificate.
+    pub(super) const LAST_FLIGHT: i64 = 300_000;
+    /// An answer without a connection.
+    pub(super) const ANSWER: i64 = 20_000;
+
+    pub(super) fn allows(&self) -> bool {
+        self.left > 0
+    }
+
+    pub(super) fn spend(&mut self, nanos: i64) {
+        self.left = self.left.saturating_sub(nanos);
+    }
+
+    /// A turn has ended; `work` is all that was ever done for tunnels.
+    fn turn(&mut self, work: u64) {
+        let done = work.saturating_sub(std::mem::replace(&mut self.work, work));
+        self.left = if done < IDLE {
+            MOST
+        } else {
+            let earned = i64::try_from(done / 4).unwrap_or(MOST);
+            self.left.saturating_add(earned).min(MOST)
+        };
+    }
+}
+
+/// Who waits for what.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// Connections that may have something to send.
+    clients: VecDeque<usize>,
+    /// The same, while their handshake lasts.
+    strangers: VecDeque<usize>,
+    strangers_next: bool,
+    /// How many connections whose handshake is complete have this remote address.
+    known: BTreeMap<SocketAddr, usize>,
+    /// Connections by the magnitude of what they queue, kept up lazily: one may queue less by now.
+    fat: BTreeSet<(u32, usize)>,
+}
+
+impl Turns {
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.strangers.is_empty()
+    }
+
+    /// A connection may have something to send.
+    pub(super) fn wake(&mut self, at: usize, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.in_ring, true) {
+            match conn.known.is_some() || conn.role == Role::Client {
+                true => self.clients.push_back(at),
+                false => self.strangers.push_back(at),
+            }
+        }
+    }
+
+    /// A connection is at this address now, its handshake complete; or it is gone.
+    pub(super) fn know(&mut self, conn: &mut Conn, remote: Option<SocketAddr>) {
+        if conn.known == remote {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut conn.known, remote)
+            && let Some(count) = self.known.get_mut(&old)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.known.remove(&old);
+            }
+        }
+        if let Some(new) = remote {
+            *self.known.entry(new).or_default() += 1;
+        }
+    }
+
+    /// A connection has queued something.
+    pub(super) fn weigh(&mut self, at: usize, conn: &mut Conn) {
+        let weight = conn.weight();
+        if weight > conn.fat {
+            self.set_weight(at, conn, weight);
+        }
+    }
+
+    fn set_weight(&mut self, at: usize, conn: &mut Conn, weight: u32) {
+        self.fat.remove(&(conn.fat, at));
+        conn.fat = weight;
+        if weight > 0 {
+            self.fat.insert((weight, at));
+        }
+    }
+
+    /// A connection is forgotten.
+    pub(super) fn forget(&mut self, at: usize, conn: &mut Conn) {
+        self.know(conn, None);
+        self.set_weight(at, conn, 0);
+    }
+}
+
+impl Conn {
+    /// Taking a packet or super-packet in takes time, too, whether it is sent in the end or not: who
+    /// has more of it sends later.
+    pub(super) fn pay_for_entry(&mut self, length: usize) {
+        let cost = length + PER_DATAGRAM * (length / 1400 + 1) + PER_READ;
+        let cost = isize::try_from(cost).unwrap_or(isize::MAX);
+        self.credit = self.credit.saturating_sub(cost).max(-64 * QUANTUM);
+    }
+
+    /// The magnitude of what its tunnels queue; 0 if it is not worth looking at.
+    fn weight(&self) -> u32 {
+        let bytes: usize = self.tunnels.iter().map(|tunnel| tunnel.queue.bytes()).sum();
+        (bytes / FAT).checked_ilog2().map_or(0, |log| log + 1)
+    }
+}
+
+impl Endpoint {
+    /// Whether a connection with a complete handshake has this remote address.
+    ///
+    /// An adapter under load serves what comes from there before what strangers send. The address
+    /// is not proof: whoever can forge it shares in what its owner is given, and no more.
+    #[must_use]
+    pub fn is_known(&self, remote: SocketAddr) -> bool {
+        self.turns.known.contains_key(&remote)
+    }
+
+    /// Whether there is time for datagrams of strangers: each may be a step of a handshake, and takes
+    /// as long as hundreds of packets. An adapter that has other datagrams to hand over as well asks
+    /// before each of theirs; those it does not hand over in this turn wait.
+    #[must_use]
+    pub fn takes_strangers(&self) -> bool {
+        self.budget.allows()
+    }
+
+    /// A new turn begins.
+    pub(super) fn new_turn(&mut self) {
+        self.admission.new_turn();
+        let counters = &self.fwd.counters;
+        let datagrams = counters.udp_received + counters.udp_sent;
+        let packets = counters.packets_in + counters.packets_out + counters.packets_across;
+        self.budget.turn(datagrams * 900 + packets * 600);
+    }
+
+    /// The next datagrams: of connections in turns, and of a stranger after each of them.
+    pub(super) fn next_transmit(
+        &mut self,
+        now: Instant,
+        max_segments: NonZeroUsize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        if std::mem::take(&mut self.turns.strangers_next)
+            && let Some(transmit) = self.transmit_to_stranger(now, max_segments, buf)
+        {
+            return Some(transmit);
+        }
+        if let Some(transmit) = self.transmit_to_client(now, max_segments, buf) {
+            self.turns.strangers_next = true;
+            return Some(transmit);
+        }
+        self.transmit_to_stranger(now, max_segments, buf)
+    }
+
+    fn transmit_to_client(
+        &mut self,
+        now: Instant,
+        max_segments: NonZeroUsize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        while let Some(&at) = self.turns.clients.front() {
+            let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+            if let Some(conn) = conn.filter(|conn| conn.credit <= 0) {
+                conn.credit += QUANTUM;
+                self.turns.clients.rotate_left(1);
+                continue;
+            }
+            self.turns.clients.pop_front();
+            let transmit = self.transmit_of(at, now, max_segments, buf);
+            if let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) {
+                match &transmit {
+                    Some(transmit) => {
+                        let count = match transmit.segment_size {
+                            Some(size) => transmit.size.div_ceil(size),
+                            None => 1,
+                        };
+                        let cost = transmit.size + PER_DATAGRAM * count;
+                        conn.credit -= isize::try_from(cost).unwrap_or(isize::MAX);
+                        conn.in_ring = true;
+                        self.turns.clients.push_front(at);
+                    }
+                    // What it owes it keeps owing: others that wait come first, and nobody else does.
+                    None => conn.credit = conn.credit.min(QUANTUM),
+                }
+            }
+            // A path that shrank may have brought errors for other tunnels.
+            self.deliver_across(now);
+            if transmit.is_some() {
+                return transmit;
+            }
+        }
+        None
+    }
+
+    fn transmit_to_stranger(
+        &mut self,
+        now: Instant,
+        max_segments: NonZeroUsize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        if let Some((transmit, bytes)) = self.responses.pop_front() {
+            buf.extend_from_slice(&bytes);
+            return Some(self.sent(None, transmit));
+        }
+        while let Some(at) = self.turns.strangers.pop_front() {
+            let transmit = self.transmit_of(at, now, max_segments, buf);
+            let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+            if let Some(conn) = conn.filter(|_| transmit.is_some()) {
+                self.turns.wake(at, conn);
+            }
+            self.deliver_across(now);
+            if transmit.is_some() {
+                return transmit;
+            }
+        }
+        None
+    }
+
+    /// What one connection sends next; it is in no list any more.
+    fn transmit_of(
+        &mut self,
+        at: usize,
+        now: Instant,
+        max_segments: NonZeroUsize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let mut conn = self.conns.get_mut(at).and_then(Option::take)?;
+        conn.in_ring = false;
+        self.feed(now, &mut conn);
+        let fits = MAX_UDP / usize::from(conn.bridge.path_mtu());
+        let segments = max_segments.get().min(fits).max(1);
+        let transmit = conn.bridge.poll_transmit(now, segments, buf);
+        if transmit.is_none() {
+            conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
+        }
+        let (socket, id) = (conn.socket, conn.id);
+        self.put_back(at, conn);
+        let mut transmit = ours(transmit?, socket);
+        if self.profile.congestion.is_relaxed() {
+            transmit.ecn = None;
+        }
+        Some(self.sent(Some(id), transmit))
+    }
+
+    /// Makes room for `bytes` in what all tunnels may queue, at the cost of those that queue most
+    /// (RFC 8290 §4.1 over all tunnels): who queues little loses nothing because others queue much.
+    pub(super) fn relieve(&mut self, bytes: usize) {
+        while !self.fwd.has_room(bytes) {
+            let Some(&(weight, at)) = self.turns.fat.last() else {
+                return;
+            };
+            let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
+                self.turns.fat.remove(&(weight, at));
+                continue;
+            };
+            let actual = conn.weight();
+            if actual < weight {
+                self.turns.set_weight(at, conn, actual);
+                continue;
+            }
+            let tunnels = conn.tunnels.iter_mut();
+            let Some(tunnel) = tunnels.max_by_key(|tunnel| tunnel.queue.bytes()) else {
+                return;
+            };
+            // Some more than is asked for, so that not every packet comes to this.
+            let before = tunnel.queue.bytes();
+            let goal = before.saturating_sub(bytes.max(before / 16));
+            let mut dropped = 0;
+            while tunnel.queue.bytes() > goal {
+                match tunnel.queue.shed() {
+                    0 => break,
+                    some => dropped += some,
+                }
+            }
+            self.fwd.queued_bytes -= before - tunnel.queue.bytes();
+            self.fwd.counters.drop(DropReason::QueueFull, dropped);
+            if dropped == 0 {
+                return;
+            }
+        }
+    }
+}
