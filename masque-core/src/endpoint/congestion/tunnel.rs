@@ -230,10 +230,11 @@ impl Tunnel {
     }
 
     /// A queue stands though the window is not used up: it is made smaller until it is, and the queue
-    /// stands in front of it instead: by this factor at a time, or at once where the window is a mere guess.
+    /// stands in front of it instead: by this factor at a time.
     /// What is known of the path stays as it is.
     fn tighten(&mut self, factor: f64) {
-        let least = self.product().max((INITIAL * self.mtu / 2) as f64);
+        // Short packets come in bursts: ACKs of flows the other way, for one.
+        let least = self.product() + (INITIAL * self.mtu / 2) as f64;
         if self.window > least {
             self.set((self.window * factor).max(least));
         }
@@ -276,7 +277,7 @@ impl Tunnel {
                     best: best.max(rate),
                 };
                 if stands && !interval.is_limited(0.5) {
-                    self.tighten(0.0);
+                    self.tighten(0.5);
                 }
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
