@@ -53,6 +53,12 @@ pub trait Io: Sockets {
     /// The devices there are.
     fn ports(&self) -> Vec<PortId>;
 
+    /// Whether a device is never read here, because another pump reads it. It is not waited for.
+    fn is_write_only(&self, port: PortId) -> bool {
+        let _ = port;
+        false
+    }
+
     /// A number that changes whenever a socket or device was added or removed.
     fn generation(&self) -> u64;
 }
@@ -80,6 +86,8 @@ pub enum Source {
     Timer,
     /// Messages of a [`crate::Controller`].
     Control,
+    /// Mail of other shards' pumps ([`crate::mail`]).
+    Mail,
 }
 
 /// Reading, writing, both or neither: what is waited for, or what is ready.

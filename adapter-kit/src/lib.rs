@@ -20,14 +20,19 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+mod bpf;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod control;
 mod error;
+mod fallback;
+mod heap;
 pub mod io;
+pub mod mail;
 pub mod memory;
 pub mod pump;
 mod sockopt;
+pub mod steer;
 pub mod system;
 mod timer;
 pub mod tun;
@@ -36,9 +41,12 @@ pub mod udp;
 pub use app::{App, Cx, Sockets};
 pub use control::{Controller, SendError};
 pub use error::Error;
+pub use fallback::Fallbacks;
 pub use io::{Descriptors, Interest, Io, Source};
+pub use mail::{MailLimits, Parcel, PostBox};
 pub use pump::{Pump, PumpCounters, PumpOptions, TurnReport};
+pub use steer::{Destinations, SocketGroup};
 pub use system::SystemIo;
 pub use timer::Timer;
-pub use tun::{Offload, TunConfig, TunDevice};
+pub use tun::{Offload, TunConfig, TunDevice, TunQueues};
 pub use udp::UdpConfig;

@@ -1,7 +1,9 @@
 //! One bounded, non-blocking turn after another.
 
 mod ingress;
+mod intake;
 mod links;
+mod post;
 mod sender;
 mod writer;
 
@@ -10,22 +12,20 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use masque_core::endpoint::{Endpoint, TimerReason, TunBatch};
+use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
 
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
 use crate::error::Error;
-use crate::io::{Descriptors, Interest, Io, Source, TUN_READ, UDP_BATCH};
+use crate::heap;
+use crate::io::{Descriptors, Interest, Io, Source, TUN_READ};
+use crate::mail::PostBox;
 use crate::system::SystemIo;
 use crate::timer::Timer;
 use ingress::Ingress;
+use intake::Intake;
 use links::Links;
 use sender::Sender;
-
-/// Received bytes are cut off this buffer's front; what the endpoint has dropped is used again. Not
-/// larger, as a peer that has one packet kept keeps all of it.
-const RECEIVE_BUFFER: usize = 2 * UDP_BATCH;
 
 /// What a full batch counts for in the budget of a turn.
 const FULL_BATCH: usize = 112 << 10;
@@ -48,6 +48,13 @@ const FAILURES: usize = 8;
 /// While a socket takes nothing the endpoint's output hides its timers: look so often.
 const BLOCKED_TICK: Duration = Duration::from_millis(10);
 
+/// How often a pump that has had much to do looks whether it still has.
+const REST: Duration = Duration::from_secs(1);
+
+/// From so many receives and reads between two looks on there is much to do. Single packets leave little
+/// behind, and must not cost further wake-ups.
+const BUSY: u64 = 256;
+
 /// The most batches that go out after the application has stopped.
 const LAST_SENDS: usize = 1024;
 
@@ -69,6 +76,8 @@ pub struct PumpOptions {
     pub sends: usize,
     /// Messages and events per turn.
     pub events: usize,
+    /// Mail of other shards per turn.
+    pub mails: usize,
     /// The most datagrams one send may carry, whatever the socket can do (1: no GSO).
     pub max_segments: usize,
     /// How many frames wait for a device that takes no more; what comes after is dropped.
@@ -87,6 +96,7 @@ impl Default for PumpOptions {
             reads: 16,
             sends: 32,
             events: 256,
+            mails: 64,
             max_segments: 64,
             waiting_frames: 1024,
             send_patience: Duration::from_millis(100),
@@ -127,8 +137,18 @@ pub struct PumpCounters {
     pub writes_dropped: u64,
     /// Messages of controllers.
     pub messages: u64,
+    /// Mail from other shards.
+    pub mails_received: u64,
+    /// Mail to other shards.
+    pub mails_sent: u64,
+    /// Mail that its shard had no room for.
+    pub mails_refused: u64,
+    /// Kinds of steering that the kernel did not take ([`Pump::set_steering_failures`]).
+    pub steering_failures: u64,
     /// Times the timer was armed or disarmed.
     pub timer_sets: u64,
+    /// Times memory was given back after load.
+    pub rests: u64,
 }
 
 /// What a turn leaves.
@@ -154,16 +174,27 @@ pub struct Pump<A: App, I: Io = SystemIo> {
     counters: PumpCounters,
     links: Links,
     sender: Sender,
-    received: BytesMut,
+    intake: Intake,
     ingress: Ingress,
     read: Box<[u8]>,
     batch: TunBatch,
     inbox: Inbox<A::Message>,
     inbox_ready: bool,
+    post: Option<PostBox<Mail>>,
     clock: Clock,
+    rest: Rest,
     started: bool,
     stop: bool,
     stopped: bool,
+}
+
+/// Notices when load is over, so that what only load needs can be given back.
+#[derive(Default)]
+struct Rest {
+    /// Receives and reads when it was last looked at.
+    seen: u64,
+    /// When to look again; nothing while there was little to do.
+    at: Option<Instant>,
 }
 
 /// The timer, set as rarely as possible: an armed deadline that is too early costs one idle turn,
@@ -205,12 +236,13 @@ impl<A: App, I: Io> Pump<A, I> {
             counters: PumpCounters::default(),
             links,
             sender: Sender::new(&options),
-            received: BytesMut::new(),
+            intake: Intake::default(),
             ingress: Ingress::default(),
-            read: vec![0; TUN_READ].into_boxed_slice(),
+            read: Box::default(),
             batch: TunBatch::default(),
             inbox: Inbox::new()?,
             inbox_ready: true,
+            post: None,
             clock: Clock {
                 timer: Timer::new()?,
                 armed: None,
@@ -218,11 +250,24 @@ impl<A: App, I: Io> Pump<A, I> {
                 sets: 0,
                 due: None,
             },
+            rest: Rest::default(),
             started: false,
             stop: false,
             stopped: false,
             options,
         })
+    }
+
+    /// Makes it one of the shards of a server: the one that the box belongs to.
+    #[must_use]
+    pub fn with_post_box(mut self, post: PostBox<Mail>) -> Self {
+        self.post = Some(post);
+        self
+    }
+
+    /// Has it count what whoever made its sockets and devices was refused by the kernel.
+    pub fn set_steering_failures(&mut self, failures: u64) {
+        self.counters.steering_failures = failures;
     }
 
     /// A way into the loop for other threads.
@@ -231,9 +276,11 @@ impl<A: App, I: Io> Pump<A, I> {
         self.inbox.controller()
     }
 
-    /// Everything there is to wait for: sockets, devices, the timer and the control channel.
+    /// Everything there is to wait for: sockets, devices, the timer, the control channel and mail.
     pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
-        self.links.sources().chain([Source::Timer, Source::Control])
+        let own = [Source::Timer, Source::Control];
+        let mail = self.post.as_ref().map(|_| Source::Mail);
+        self.links.sources().chain(own).chain(mail)
     }
 
     /// What of `source` is to be waited for now. Nothing, where the pump already knows it is ready.
@@ -242,7 +289,8 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer if self.clock.fired => Interest::default(),
             Source::Control if self.inbox_ready => Interest::default(),
-            Source::Timer | Source::Control => Interest::READ,
+            Source::Mail if self.post.as_ref().is_none_or(PostBox::is_rung) => Interest::default(),
+            Source::Timer | Source::Control | Source::Mail => Interest::READ,
             Source::Socket(_) | Source::Port(_) => self.links.interest(source),
         }
     }
@@ -252,6 +300,12 @@ impl<A: App, I: Io> Pump<A, I> {
         match source {
             Source::Timer => self.clock.fired |= ready.read,
             Source::Control => self.inbox_ready |= ready.read,
+            Source::Mail if ready.read => {
+                if let Some(post) = &mut self.post {
+                    post.ring();
+                }
+            }
+            Source::Mail => {}
             Source::Socket(_) | Source::Port(_) => self.links.ready(source, ready),
         }
     }
@@ -269,6 +323,7 @@ impl<A: App, I: Io> Pump<A, I> {
             self.with_app(now, |app, cx| app.start(cx));
         }
         let mut again = self.messages(now);
+        again |= self.open_mail(now);
         again |= self.receive(now);
         again |= self.read(now);
         self.timeouts(now);
@@ -280,7 +335,7 @@ impl<A: App, I: Io> Pump<A, I> {
             self.stopped = true;
             self.output_for(now, LAST_SENDS);
         }
-        let deadline = self.deadline(now);
+        let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
         if !again && !self.stopped {
             self.clock.arm(now, deadline).map_err(Error::Timer)?;
@@ -365,18 +420,11 @@ impl<A: App, I: Io> Pump<A, I> {
                 if !link.readable || bytes >= DRAINED_BYTES {
                     break;
                 }
-                if self.received.len() < UDP_BATCH {
-                    // Cleared bytes, not uninitialised ones: the price is a `memset` per buffer, not
-                    // per receive.
-                    self.received.clear();
-                    self.received.reserve(RECEIVE_BUFFER);
-                    self.received.resize(RECEIVE_BUFFER, 0);
-                }
-                match self.io.try_recv(link.id, &mut self.received) {
+                match self.io.try_recv(link.id, self.intake.room()) {
                     Ok((meta, length)) => {
                         failures = 0;
                         self.counters.receives += 1;
-                        let data = self.received.split_to(length.min(self.received.len()));
+                        let data = self.intake.take(length);
                         bytes += data.len();
                         // Nobody has port 0: an answer would fail as if GSO did.
                         if meta.remote.port() == 0 || data.is_empty() {
@@ -437,6 +485,9 @@ impl<A: App, I: Io> Pump<A, I> {
                 if !link.readable {
                     break;
                 }
+                if self.read.is_empty() {
+                    self.read = vec![0; TUN_READ].into_boxed_slice();
+                }
                 match self.io.try_read_tun(port, &mut self.read) {
                     Ok((header, range)) => {
                         self.counters.reads += 1;
@@ -482,6 +533,7 @@ impl<A: App, I: Io> Pump<A, I> {
     fn output_for(&mut self, now: Instant, mut sends: usize) -> bool {
         for _ in 0..PASSES {
             self.links.sync(&self.io);
+            self.send_mail();
             self.write_frames();
             let more = self.send_datagrams(now, &mut sends);
             let events = self.tell_events(now);
@@ -554,10 +606,49 @@ impl<A: App, I: Io> Pump<A, I> {
             }
         });
         self.clock.due = endpoint;
-        match (endpoint, self.app.deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
+        earlier(endpoint, self.app.deadline())
+    }
+
+    /// Gives memory back once load is over; says when to look again.
+    fn rest(&mut self, now: Instant) -> Option<Instant> {
+        let all = self.counters.receives + self.counters.reads;
+        let new = all - self.rest.seen;
+        match self.rest.at {
+            None if new < BUSY => {}
+            Some(at) if now < at => {}
+            Some(_) if new < BUSY => {
+                self.rest = Rest {
+                    seen: all,
+                    at: None,
+                };
+                self.give_back(now);
+            }
+            _ => {
+                self.rest = Rest {
+                    seen: all,
+                    at: Some(now + REST),
+                };
+            }
         }
+        self.rest.at
+    }
+
+    fn give_back(&mut self, now: Instant) {
+        self.counters.rests += 1;
+        self.endpoint.rest(now);
+        self.intake = Intake::default();
+        self.batch.frames = Vec::new();
+        self.sender.rest();
+        self.links.rest();
+        self.read = Box::default();
+        heap::trim();
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -568,6 +659,7 @@ impl<A: App, I: Descriptors> Pump<A, I> {
         match source {
             Source::Timer => Some(self.clock.timer.as_fd()),
             Source::Control => Some(self.inbox.as_fd()),
+            Source::Mail => self.post.as_ref().map(AsFd::as_fd),
             Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
         }
     }

@@ -4,12 +4,14 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
 
 use masque_core::endpoint::{Ecn, PortId, RecvMeta, SocketId, Transmit};
 use masque_core::wire::offload::{TunFrame, VnetHdr};
 use quinn_udp::{EcnCodepoint, UdpSocketState};
 
 use crate::app::Sockets;
+use crate::fallback::Fallbacks;
 use crate::io::{Descriptors, Io, Source};
 use crate::memory::MemoryTun;
 use crate::sockopt;
@@ -24,6 +26,16 @@ pub struct SystemIo {
     generation: u64,
     no_gso: bool,
     no_gro: bool,
+    fallbacks: Fallbacks,
+    told: Told,
+}
+
+/// What has been told of, here or by a sibling, and is not told of again.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    gso: Arc<OnceLock<()>>,
+    gro: Arc<OnceLock<()>>,
+    uso: Arc<OnceLock<()>>,
 }
 
 #[derive(Debug)]
@@ -48,10 +60,23 @@ impl SystemIo {
         Self::default()
     }
 
+    /// Another one for another loop, without sockets and devices: what is forbidden here is forbidden
+    /// there, and what either tells about missing offloads the other does not repeat.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            no_gso: self.no_gso,
+            no_gro: self.no_gro,
+            told: self.told.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Turns GSO off for all sockets, now and later.
     pub fn forbid_gso(&mut self) {
         self.no_gso = true;
         for socket in &mut self.sockets {
+            self.fallbacks.gso += u64::from(socket.max_segments > 1);
             socket.max_segments = 1;
         }
     }
@@ -67,7 +92,9 @@ impl SystemIo {
     /// What the system says.
     pub fn add_socket(&mut self, socket: UdpSocket) -> io::Result<SocketId> {
         let state = UdpSocketState::new((&socket).into())?;
-        if self.no_gro {
+        // A kernel that has none refuses to turn it off, too.
+        let gro = state.gro_segments() > 1;
+        if self.no_gro && gro {
             sockopt::disable_gro(&socket)?;
         }
         // quinn-udp takes any `EINVAL` for a failure of GSO, and with it a destination that cannot
@@ -77,6 +104,7 @@ impl SystemIo {
         } else {
             state.max_gso_segments()
         };
+        self.without(max_segments > 1, gro);
         let id = SocketId(self.next_socket);
         self.next_socket += 1;
         self.generation += 1;
@@ -92,6 +120,17 @@ impl SystemIo {
 
     /// Adds a TUN device. Ports count up from 0.
     pub fn add_tun(&mut self, device: TunDevice) -> PortId {
+        let offload = device.offload();
+        if device.is_write_only() {
+            // Its queue is counted where it is read.
+        } else if !offload.vnet_hdr {
+            self.fallbacks.vnet_hdr += 1;
+        } else if !offload.udp {
+            self.fallbacks.uso += 1;
+            self.told.uso.get_or_init(|| {
+                tracing::info!("the kernel has no UDP super-packets: those of TCP only");
+            });
+        }
         self.add_port(Port::Tun(device))
     }
 
@@ -104,6 +143,36 @@ impl SystemIo {
     #[must_use]
     pub fn local_addr(&self, socket: SocketId) -> Option<SocketAddr> {
         self.socket(socket)?.socket.local_addr().ok()
+    }
+
+    /// What its sockets and devices went without, those that are gone included.
+    #[must_use]
+    pub fn fallbacks(&self) -> Fallbacks {
+        self.fallbacks
+    }
+
+    /// Counts what a new socket lacks, and tells of what the kernel lacks.
+    fn without(&mut self, gso: bool, gro: bool) {
+        if !gso {
+            self.fallbacks.gso += 1;
+            if !self.no_gso {
+                self.told.gso.get_or_init(|| {
+                    tracing::warn!(
+                        "the kernel has no UDP segmentation offload: datagrams are sent one by one"
+                    );
+                });
+            }
+        }
+        if !gro || self.no_gro {
+            self.fallbacks.gro += 1;
+            if !self.no_gro {
+                self.told.gro.get_or_init(|| {
+                    tracing::warn!(
+                        "the kernel has no UDP receive offload: datagrams are received one by one"
+                    );
+                });
+            }
+        }
     }
 
     fn add_port(&mut self, port: Port) -> PortId {
@@ -185,7 +254,11 @@ impl Io for SystemIo {
 
     fn disable_gso(&mut self, socket: SocketId) {
         if let Some(socket) = self.sockets.iter_mut().find(|other| other.id == socket) {
+            self.fallbacks.gso += u64::from(socket.max_segments > 1);
             socket.max_segments = 1;
+            self.told.gso.get_or_init(|| {
+                tracing::warn!("UDP segmentation offload failed: datagrams are sent one by one");
+            });
         }
     }
 
@@ -230,6 +303,13 @@ impl Io for SystemIo {
         self.ports.iter().map(|(id, _)| *id).collect()
     }
 
+    fn is_write_only(&self, port: PortId) -> bool {
+        match self.port(port) {
+            Some(Port::Tun(device)) => device.is_write_only(),
+            Some(Port::Memory(_)) | None => false,
+        }
+    }
+
     fn generation(&self) -> u64 {
         self.generation
     }
@@ -243,7 +323,7 @@ impl Descriptors for SystemIo {
                 Port::Tun(device) => device.as_fd(),
                 Port::Memory(device) => device.as_fd(),
             }),
-            Source::Timer | Source::Control => None,
+            Source::Timer | Source::Control | Source::Mail => None,
         }
     }
 }

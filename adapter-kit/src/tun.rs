@@ -1,7 +1,9 @@
 //! TUN devices.
 
 use std::io;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
@@ -47,12 +49,23 @@ pub struct Offload {
     pub udp: bool,
 }
 
-/// A TUN device of the system.
+/// A TUN device of the system, or one of its queues.
 pub struct TunDevice {
-    device: SyncDevice,
+    device: Arc<SyncDevice>,
     name: String,
     index: u32,
     offload: Offload,
+    write_only: bool,
+}
+
+/// One TUN device for several shards.
+#[derive(Debug)]
+pub struct TunQueues {
+    /// In the order of the shards. Without multi-queue only the first can be read; the others write to
+    /// its one queue.
+    pub devices: Vec<TunDevice>,
+    /// Why it has one queue, if it was to have several.
+    pub failure: Option<io::Error>,
 }
 
 impl TunDevice {
@@ -61,13 +74,38 @@ impl TunDevice {
     /// # Errors
     /// What the system says.
     pub fn create(config: &TunConfig) -> io::Result<Self> {
-        let device = match build(config, config.offload) {
-            Err(error) if config.offload && error.raw_os_error() == Some(libc::EINVAL) => {
-                tracing::warn!(%error, "no TUN offload: packets cross one by one");
-                build(config, false)?
+        Self::new(open(config, false)?)
+    }
+
+    /// Makes one that `shards` threads share: with a queue for each (`IFF_MULTI_QUEUE`) if `multi_queue`
+    /// and the kernel can.
+    ///
+    /// # Errors
+    /// What the system says; that it cannot have several queues is none.
+    pub fn create_queues(
+        config: &TunConfig,
+        shards: NonZeroU16,
+        multi_queue: bool,
+    ) -> io::Result<TunQueues> {
+        let mut failure = None;
+        if multi_queue && shards.get() > 1 {
+            match queues(config, shards) {
+                Ok(devices) => {
+                    return Ok(TunQueues {
+                        devices,
+                        failure: None,
+                    });
+                }
+                Err(error) => failure = Some(error),
             }
-            other => other?,
-        };
+        }
+        let first = Self::create(config)?;
+        let writers: Vec<Self> = (1..shards.get()).map(|_| first.writer()).collect();
+        let devices = [first].into_iter().chain(writers).collect();
+        Ok(TunQueues { devices, failure })
+    }
+
+    fn new(device: SyncDevice) -> io::Result<Self> {
         device.set_nonblocking(true)?;
         let offload = Offload {
             vnet_hdr: device.tcp_gso(),
@@ -78,8 +116,25 @@ impl TunDevice {
             name: device.name()?,
             index: device.if_index()?,
             offload,
-            device,
+            device: Arc::new(device),
+            write_only: false,
         })
+    }
+
+    /// The same queue, to write to.
+    fn writer(&self) -> Self {
+        Self {
+            device: Arc::clone(&self.device),
+            name: self.name.clone(),
+            write_only: true,
+            ..*self
+        }
+    }
+
+    /// Whether it is only written to, because another thread reads its queue.
+    #[must_use]
+    pub fn is_write_only(&self) -> bool {
+        self.write_only
     }
 
     /// Its name.
@@ -102,6 +157,9 @@ impl TunDevice {
 
     /// Reads one packet with its header, if it has one.
     pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.write_only {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         // On Linux this is the plain `read`: segmentation is the core's work.
         self.device.recv(buffer)
     }
@@ -112,8 +170,30 @@ impl TunDevice {
     }
 }
 
-fn build(config: &TunConfig, offload: bool) -> io::Result<SyncDevice> {
-    let mut builder = DeviceBuilder::new().mtu(config.mtu).offload(offload);
+fn queues(config: &TunConfig, count: NonZeroU16) -> io::Result<Vec<TunDevice>> {
+    let first = TunDevice::new(open(config, true)?)?;
+    let more = (1..count.get())
+        .map(|_| TunDevice::new(first.device.try_clone()?))
+        .collect::<io::Result<Vec<_>>>()?;
+    Ok([first].into_iter().chain(more).collect())
+}
+
+fn open(config: &TunConfig, multi_queue: bool) -> io::Result<SyncDevice> {
+    match build(config, config.offload, multi_queue) {
+        Err(error) if config.offload && error.raw_os_error() == Some(libc::EINVAL) => {
+            let device = build(config, false, multi_queue)?;
+            tracing::warn!(%error, "the kernel has no TUN offload: packets cross the TUN device one by one");
+            Ok(device)
+        }
+        other => other,
+    }
+}
+
+fn build(config: &TunConfig, offload: bool, multi_queue: bool) -> io::Result<SyncDevice> {
+    let mut builder = DeviceBuilder::new()
+        .mtu(config.mtu)
+        .offload(offload)
+        .multi_queue(multi_queue);
     if let Some(name) = &config.name {
         builder = builder.name(name);
     }
@@ -139,6 +219,7 @@ impl std::fmt::Debug for TunDevice {
         f.debug_struct("TunDevice")
             .field("name", &self.name)
             .field("offload", &self.offload)
+            .field("write_only", &self.write_only)
             .finish_non_exhaustive()
     }
 }

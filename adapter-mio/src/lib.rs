@@ -208,6 +208,7 @@ fn readiness(event: &Event) -> Interest {
 ///     transport: TransportProfile::default(),
 ///     limits: Limits::default(),
 ///     session: SessionConfig::default(),
+///     shard: None,
 ///     ports: Vec::new(),
 /// };
 /// let now = Instant::now();

@@ -165,6 +165,7 @@ impl<A: App, I: Descriptors> Unpin for Driver<A, I> {}
 ///     transport: TransportProfile::default(),
 ///     limits: Limits::default(),
 ///     session: SessionConfig::default(),
+///     shard: None,
 ///     ports: Vec::new(),
 /// };
 /// let now = Instant::now();

@@ -96,6 +96,15 @@ impl Watch {
             guard?.clear_ready();
             ready.read = true;
         }
+        // A device that was deleted is in error and nothing else, which tokio takes for the end of
+        // writing, whatever was asked for.
+        if interest.read
+            && matches!(self.source, Source::Port(_))
+            && let Poll::Ready(guard) = self.read.poll_write_ready(cx)
+        {
+            guard?.clear_ready();
+            ready.read = true;
+        }
         if interest.write {
             let write = match &mut self.write {
                 Some(write) => write,
@@ -192,6 +201,7 @@ impl<A: App, I: Descriptors> Unpin for Driver<A, I> {}
 ///     transport: TransportProfile::default(),
 ///     limits: Limits::default(),
 ///     session: SessionConfig::default(),
+///     shard: None,
 ///     ports: Vec::new(),
 /// };
 /// let now = Instant::now();

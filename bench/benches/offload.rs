@@ -82,9 +82,8 @@ fn sums(c: &mut Criterion) {
         });
         group.bench_function(format!("copy and add {size}"), |b| {
             b.iter(|| {
-                Sum::default()
-                    .copy_add(black_box(&data), &mut copy)
-                    .checksum()
+                copy.copy_from_slice(black_box(&data));
+                Sum::default().add(&data).checksum()
             });
         });
     }

@@ -11,8 +11,10 @@ use crate::error::Error;
 use crate::instructions::{CountError, Profile};
 use crate::lab::Wire;
 use crate::probe::{self, Probe};
-use crate::report;
+use crate::report::{self, Run};
 use crate::run::{self, Plan};
+use crate::runtimes::{self, ChildArgs, RuntimesArgs};
+use crate::samples::Results;
 use crate::subject::{self, Places, Variant};
 use crate::trial::{Settings, Test};
 
@@ -33,7 +35,8 @@ struct RunArgs {
     /// Only these, by name (`--list` shows them).
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
-    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, pps_BYTES, memory.
+    /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, clients_2_up, clients_2_down, pps_BYTES,
+    /// memory.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
     /// Repetitions, each over all subjects.
@@ -55,16 +58,9 @@ struct RunArgs {
     #[arg(long, value_name = "DIR")]
     bounds: Option<PathBuf>,
     /// Measure ours with other settings, too: NAME:KEY=VALUE[,KEY=VALUE…], in the words of the
-    /// configuration. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
+    /// configuration, for both ends or, as server.KEY or client.KEY, for one. A NAME with "chacha" in it is held against the goals for ChaCha20-Poly1305.
     #[arg(long, value_name = "VARIANT")]
     variant: Vec<Variant>,
-    /// Ratios are taken to these.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "wireguard-go,fwd-offload"
-    )]
-    yardsticks: Vec<String>,
     /// The UDP sender sleeps between packets instead of spinning.
     #[arg(long)]
     sleep: bool,
@@ -74,21 +70,52 @@ struct RunArgs {
     /// Write all samples here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+    /// Say what could be measured, and what not and why.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Where a report goes beside standard output, and what it compares with.
+#[derive(Debug, Args)]
+struct Output {
+    /// Ratios are taken to these.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "wireguard-go,fwd-offload"
+    )]
+    yardsticks: Vec<String>,
     /// Write a report with plots here.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write the tables here.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Say what could be measured, and what not and why.
-    #[arg(long)]
-    list: bool,
+}
+
+/// What is put together.
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// What `--json` wrote, for instance of a run with each `--wire`.
+    #[arg(required = true, value_name = "FILE")]
+    runs: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Puts the samples of several runs into one report.
+    Report(ReportArgs),
     /// Count the instructions of the pipeline in memory, per packet; needs valgrind, not root.
     Instructions(InstructionsArgs),
+    /// Hold the three runtimes against each other in memory; needs no root.
+    Runtimes(RuntimesArgs),
+    /// One test of one runtime.
+    #[command(hide = true)]
+    RuntimesChild(ChildArgs),
     /// Traffic; run by this program inside the namespaces.
     #[command(subcommand, hide = true)]
     Probe(Probe),
@@ -123,6 +150,15 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Action::Instructions(args)) => instructions(&args).map_err(|error| error.to_string()),
+        Some(Action::Report(args)) => put_together(&args)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        Some(Action::Runtimes(args)) => runtimes::run(&args)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        Some(Action::RuntimesChild(args)) => runtimes::child(&args)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
         Some(Action::Probe(probe)) => probe::run(&probe)
             .map(|()| true)
             .map_err(|error| error.to_string()),
@@ -187,16 +223,34 @@ fn measure(args: RunArgs) -> Result<(), Error> {
         }),
         json: args.json,
     })?;
-    let markdown = report::markdown(&results, &args.yardsticks);
+    let name = "masque-bench".to_owned();
+    tell(&[Run { name, results }], &args.output)
+}
+
+fn put_together(args: &ReportArgs) -> Result<(), Error> {
+    let run = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap_or(path.as_os_str());
+        let name = stem.to_string_lossy().into_owned();
+        let results = Results::read(path)?;
+        Ok(Run { name, results })
+    };
+    let runs = args
+        .runs
+        .iter()
+        .map(run)
+        .collect::<Result<Vec<_>, Error>>()?;
+    tell(&runs, &args.output)
+}
+
+fn tell(runs: &[Run], output: &Output) -> Result<(), Error> {
+    let markdown = report::markdown(runs, &output.yardsticks);
     println!("{markdown}");
-    let write = |path: Option<PathBuf>, text: &str| match path {
-        Some(path) => {
-            std::fs::write(&path, text).map_err(Error::system(path.display().to_string()))
-        }
+    let write = |path: &Option<PathBuf>, text: &str| match path {
+        Some(path) => std::fs::write(path, text).map_err(Error::system(path.display().to_string())),
         None => Ok(()),
     };
-    write(args.markdown, &markdown)?;
-    write(args.html, &report::html(&results))
+    write(&output.markdown, &markdown)?;
+    write(&output.html, &report::html(runs))
 }
 
 /// Name and arguments of what is counted.

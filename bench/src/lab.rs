@@ -1,8 +1,10 @@
-//! Three network namespaces in a row, on this machine only.
+//! Three network namespaces in a row, and a second client's, on this machine only.
 //!
 //! ```text
 //! client ──veth── router ──veth── server      (MTU 1500)
 //! 10.201.1.2     .1.1/.2.1     10.201.2.2
+//! second ──veth── .3.1
+//! 10.201.3.2
 //! ```
 //!
 //! They are named after this process and removed at the end, at a panic and at Ctrl-C; what a killed run
@@ -31,7 +33,17 @@ pub const PORT: u16 = 51820;
 const PREFIX: &str = "mqb";
 
 /// How packets cross the veth pairs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Wire {
     /// Super-packets whole: the best case.
@@ -41,23 +53,37 @@ pub enum Wire {
     Segmented,
 }
 
+impl Wire {
+    /// In one word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Gso => "gso",
+            Self::Segmented => "segmented",
+        }
+    }
+}
+
 /// Which namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Space {
     /// The client's.
     Client,
-    /// Between the two.
+    /// Another client's, for tests with two.
+    Second,
+    /// Between them and the server.
     Router,
     /// The server's.
     Server,
 }
 
 impl Space {
-    const ALL: [Self; 3] = [Self::Client, Self::Router, Self::Server];
+    const ALL: [Self; 4] = [Self::Client, Self::Second, Self::Router, Self::Server];
 
     const fn letter(self) -> char {
         match self {
             Self::Client => 'c',
+            Self::Second => 'd',
             Self::Router => 'r',
             Self::Server => 's',
         }
@@ -133,7 +159,7 @@ fn remove_stale() {
     for name in names {
         let pid = name
             .strip_prefix(PREFIX)
-            .and_then(|rest| rest.strip_suffix(['c', 'r', 's']))
+            .and_then(|rest| rest.strip_suffix(['c', 'd', 'r', 's']))
             .and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             delete(name);
@@ -202,12 +228,20 @@ impl Lab {
             ("rc", "10.201.1.1/24"),
         )?;
         lab.veth(
+            (Space::Second, "eth0", "10.201.3.2/24"),
+            ("rd", "10.201.3.1/24"),
+        )?;
+        lab.veth(
             (Space::Server, "eth0", "10.201.2.2/24"),
             ("rs", "10.201.2.1/24"),
         )?;
         lab.ip(
             Space::Client,
             &["route", "add", "default", "via", "10.201.1.1"],
+        )?;
+        lab.ip(
+            Space::Second,
+            &["route", "add", "default", "via", "10.201.3.1"],
         )?;
         lab.ip(
             Space::Server,

@@ -1,5 +1,6 @@
 //! The schedule: repetition by repetition, subject by subject, so that what drifts hits all alike.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::error::Error;
 use crate::lab::{self, Lab, Wire};
 use crate::meter;
-use crate::samples::{Machine, Results, Sample};
+use crate::samples::{INNER_MTU, Machine, Results, Sample, TUNNEL};
 use crate::subject::{self, Places, Subject, Tunnel};
 use crate::trial::{self, Outcome, Settings, Test};
 
@@ -59,6 +60,7 @@ pub fn run(plan: &Plan) -> Result<Results, Error> {
         repetitions: plan.repetitions,
         ours: ours.map(|subject| subject.name().to_owned()).collect(),
         subjects: notes,
+        ciphers: BTreeMap::new(),
         skipped,
         samples: Vec::new(),
     };
@@ -172,6 +174,18 @@ fn visit(
         }
         results.samples.push(sample);
         advance(test.estimate(plan.settings.secs) + 0.5, "");
+    }
+    // At the end: path MTU discovery takes its time.
+    if let Some(mtu) = tunnel.inner_mtu() {
+        results.samples.push(Sample {
+            quiet: true,
+            values: BTreeMap::from([(INNER_MTU.to_owned(), mtu)]),
+            ..sample(subject, TUNNEL, repetition)
+        });
+    }
+    if let Some(cipher) = subject.cipher(&tunnel) {
+        let name = subject.name().to_owned();
+        results.ciphers.insert(name, cipher);
     }
     subject.stop(&mut tunnel);
     Ok(())

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::lab::Wire;
 
+/// The name of what is no test: what a tunnel was like.
+pub const TUNNEL: &str = "tunnel";
+/// The value of [`TUNNEL`] that is its inner MTU.
+pub const INNER_MTU: &str = "inner_mtu_bytes";
+
 /// One test of one subject in one repetition.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// Whose.
     pub subject: String,
@@ -24,7 +29,7 @@ pub struct Sample {
     /// What was measured, by name; the unit is part of the name.
     pub values: BTreeMap<String, f64>,
     /// Single round trips in milliseconds, where there are some.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub round_trips: Vec<f64>,
     /// Why there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +37,7 @@ pub struct Sample {
 }
 
 /// A whole run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
     /// The machine.
     pub machine: Machine,
@@ -44,6 +49,9 @@ pub struct Results {
     pub repetitions: u32,
     /// Subjects in the order of the tables, with what they are.
     pub subjects: Vec<(String, String)>,
+    /// What protected their packets, by name, where that is known.
+    #[serde(default)]
+    pub ciphers: BTreeMap<String, String>,
     /// Which of them are ours.
     pub ours: Vec<String>,
     /// What was not measured, and why.
@@ -53,7 +61,7 @@ pub struct Results {
 }
 
 /// Where it was measured.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor's name.
     pub processor: String,
@@ -143,6 +151,23 @@ impl Results {
         all
     }
 
+    /// The MTU inside a subject's tunnel, in bytes, as it was after all tests.
+    #[must_use]
+    pub fn inner_mtu(&self, subject: &str) -> Option<Summary> {
+        self.summary(subject, TUNNEL, INNER_MTU)
+    }
+
+    /// What [`Results::write`] has written, by this version or an earlier one.
+    ///
+    /// # Errors
+    /// What the system says, or that it is something else.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(Error::system(path.display().to_string()))?;
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
+    }
+
     /// Writes everything as JSON, in one step: a reader never sees half a file.
     ///
     /// # Errors
@@ -183,6 +208,7 @@ mod tests {
             secs: 1.0,
             repetitions: 1,
             subjects: Vec::new(),
+            ciphers: BTreeMap::new(),
             ours: Vec::new(),
             skipped: Vec::new(),
             samples: values.iter().map(sample).collect(),
@@ -212,5 +238,22 @@ mod tests {
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 1.0), Some(3.0));
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.5), Some(2.0));
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_so_is_what_knew_no_ciphers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run.json");
+        let mut before = results(&[(true, 1.0), (false, 9.0)]);
+        before.ciphers.insert("s".to_owned(), "rot13".to_owned());
+        before.write(&path).expect("written");
+        let after = Results::read(&path).expect("read");
+        assert_eq!(after.samples, before.samples);
+        assert_eq!((after.wire, after.ciphers), (before.wire, before.ciphers));
+        let text = std::fs::read_to_string(&path).expect("read");
+        let mut old: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        old.as_object_mut().expect("an object").remove("ciphers");
+        std::fs::write(&path, old.to_string()).expect("written");
+        assert!(Results::read(&path).expect("read").ciphers.is_empty());
     }
 }

@@ -46,6 +46,12 @@ pub enum Test {
         /// From the server to the client.
         down: bool,
     },
+    /// A TCP stream of each of two clients at the same time: what a server with several shards is for. Not
+    /// among [`Test::ALL`].
+    Clients {
+        /// From the server to the clients.
+        down: bool,
+    },
     /// The highest rate at which UDP packets are not lost.
     Pps {
         /// Bytes of payload.
@@ -80,9 +86,11 @@ impl Test {
     #[must_use]
     pub fn estimate(self, secs: f64) -> f64 {
         match self {
-            Self::Startup | Self::Memory => 0.1,
+            Self::Startup => 0.1,
+            Self::Memory => REST.as_secs_f64(),
             Self::Ping => 2.5,
             Self::Tcp { .. } => secs + 2.0,
+            Self::Clients { .. } => secs + 3.0,
             Self::Pps { .. } => 14.0 * (step(secs) + 0.5),
         }
     }
@@ -95,6 +103,9 @@ impl fmt::Display for Test {
             Self::Ping => f.write_str("ping"),
             Self::Tcp { streams, down } => {
                 write!(f, "tcp_{streams}_{}", if *down { "down" } else { "up" })
+            }
+            Self::Clients { down } => {
+                write!(f, "clients_2_{}", if *down { "down" } else { "up" })
             }
             Self::Pps { size } => write!(f, "pps_{size}"),
             Self::Memory => f.write_str("memory"),
@@ -121,12 +132,16 @@ impl FromStr for Test {
                     down: way == "down",
                 })
             }
+            ["clients", "2", way @ ("up" | "down")] => Some(Self::Clients {
+                down: way == "down",
+            }),
             ["pps", size] => number(size, 1_400).map(|size| Self::Pps { size }),
             _ => None,
         };
         test.ok_or_else(|| {
             format!(
-                "{text:?} is not a test: startup, ping, tcp_N_up, tcp_N_down, pps_BYTES, memory"
+                "{text:?} is not a test: startup, ping, tcp_N_up, tcp_N_down, clients_2_up, \
+                 clients_2_down, pps_BYTES, memory"
             )
         })
     }
@@ -169,6 +184,9 @@ impl Outcome {
     }
 }
 
+/// How long a tunnel rests before its memory is looked at: what load leaves, not what it takes.
+const REST: Duration = Duration::from_secs(3);
+
 /// Runs one test through a tunnel that is up.
 ///
 /// # Errors
@@ -187,6 +205,7 @@ pub fn run(
             }
         }
         Test::Memory => {
+            std::thread::sleep(REST);
             for (role, name) in [(Role::Client, "client"), (Role::Server, "server")] {
                 let processes = tunnel.processes(role);
                 if !processes.is_empty() {
@@ -201,6 +220,7 @@ pub fn run(
         Test::Tcp { streams, down } => {
             outcome = tcp(subject, tunnel, streams, down, settings.secs)?;
         }
+        Test::Clients { down } => outcome = clients(subject, tunnel, down, settings.secs)?,
         Test::Pps { size } => outcome = pps(subject, tunnel, size, settings)?,
     }
     Ok(outcome)
@@ -295,6 +315,51 @@ fn tcp(
         outcome.set("cpu_server_s_per_gb", used.server / gigabytes);
     }
     outcome.set_round_trips("loaded_rtt", pings);
+    Ok(outcome)
+}
+
+/// A stream of each of two clients.
+fn clients(
+    subject: &dyn Subject,
+    tunnel: &mut Tunnel<'_>,
+    down: bool,
+    secs: f64,
+) -> Result<Outcome, Error> {
+    if !tunnel.has_second() {
+        subject.start_second(tunnel)?;
+    }
+    let address = format!("{}:{TCP_PORT}", subject.server());
+    let (_server, _out) = listener(tunnel, &["tcp-serve", &address])?;
+    let (client, server) = (
+        tunnel.processes(Role::Client),
+        tunnel.processes(Role::Server),
+    );
+    let before = Used::now(&client, &server);
+    let mut flows = Vec::new();
+    for space in [Space::Client, Space::Second] {
+        let mut command = probe(tunnel.lab, space)?;
+        command.args(["tcp", &address, "--streams", "1"]);
+        command.args(["--secs", &secs.to_string(), "--omit", &OMIT.to_string()]);
+        if down {
+            command.arg("--down");
+        }
+        flows.push(Process::start(&mut command)?);
+    }
+    let (mut rate, mut total) = (0.0, 0.0);
+    for flow in flows {
+        let result: TcpResult = finish(flow, secs + OMIT + 20.0)?;
+        if result.bytes == 0 {
+            return Err(Error::Probe("no byte arrived".to_owned()));
+        }
+        rate += result.bytes as f64 * 8e-9 / result.secs;
+        total += result.total as f64 / 1e9;
+    }
+    let used = Used::now(&client, &server).since(before);
+    let mut outcome = Outcome::default();
+    outcome.set("gbit_per_s", rate);
+    outcome.set("cpu_machine_s_per_gb", used.machine / total);
+    outcome.set("cpu_client_s_per_gb", used.client / total);
+    outcome.set("cpu_server_s_per_gb", used.server / total);
     Ok(outcome)
 }
 
@@ -399,10 +464,19 @@ mod tests {
 
     #[test]
     fn every_test_is_found_by_its_name() {
-        for test in Test::ALL {
+        let clients = [true, false].map(|down| Test::Clients { down });
+        for test in Test::ALL.into_iter().chain(clients) {
             assert_eq!(test.to_string().parse(), Ok(test));
         }
-        for wrong in ["", "tcp", "tcp_0_up", "tcp_1_sideways", "pps_", "pps_9000"] {
+        for wrong in [
+            "",
+            "tcp",
+            "tcp_0_up",
+            "tcp_1_sideways",
+            "clients_1_up",
+            "pps_",
+            "pps_9000",
+        ] {
             assert!(wrong.parse::<Test>().is_err(), "{wrong}");
         }
     }

@@ -2,12 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant, SystemTime};
 
 use masque_adapter_kit::{
-    App, Controller, Offload, Pump, PumpOptions, SystemIo, TunConfig, TunDevice, UdpConfig,
+    App, Controller, Fallbacks, Offload, Pump, PumpCounters, PumpOptions, SocketGroup, SystemIo,
+    TunConfig, TunDevice, TunQueues, UdpConfig,
 };
-use masque_core::endpoint::{Config, Endpoint, Entropy, PortConfig, PortId};
+use masque_core::endpoint::{
+    Cipher, Config, ConnId, Counters, DropReason, Endpoint, Entropy, PortConfig, PortId,
+};
+use masque_core::wire::prefix::IpPrefix;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -63,15 +68,26 @@ pub fn instance(tun: &str) -> String {
 /// # Errors
 /// No permission, or no such thing in this kernel.
 pub fn open_tun(tun: &TunSection) -> Result<TunDevice, Failure> {
-    let name = tun.name.get_ref();
-    TunDevice::create(&TunConfig {
-        name: Some(name.clone()),
+    TunDevice::create(&tun_config(tun)).map_err(|error| tun_failure(tun.name.get_ref(), &error))
+}
+
+/// Makes the TUN device of a server with so many shards, not yet up.
+///
+/// # Errors
+/// As [`open_tun`].
+pub fn open_queues(tun: &TunSection, shards: NonZeroU16) -> Result<TunQueues, Failure> {
+    TunDevice::create_queues(&tun_config(tun), shards, tun.multi_queue)
+        .map_err(|error| tun_failure(tun.name.get_ref(), &error))
+}
+
+fn tun_config(tun: &TunSection) -> TunConfig {
+    TunConfig {
+        name: Some(tun.name.get_ref().clone()),
         mtu: u16::try_from(*tun.mtu.get_ref()).unwrap_or(u16::MAX),
         offload: tun.offload,
         queue: None,
         up: false,
-    })
-    .map_err(|error| tun_failure(name, &error))
+    }
 }
 
 fn tun_failure(name: &str, error: &io::Error) -> Failure {
@@ -98,28 +114,48 @@ pub fn bind(
     transport: &TransportSection,
     mark: Option<u32>,
 ) -> Result<std::net::UdpSocket, Failure> {
-    let config = UdpConfig {
+    let bound = udp_config(local, transport, mark).bind();
+    bound.map_err(|error| bind_failure(local, mark, &error))
+}
+
+/// Sockets on one address, one for each shard of a server.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_group(
+    local: SocketAddr,
+    transport: &TransportSection,
+    shards: NonZeroU16,
+    steering: bool,
+) -> Result<SocketGroup, Failure> {
+    let bound = udp_config(local, transport, None).bind_group(shards, steering);
+    bound.map_err(|error| bind_failure(local, None, &error))
+}
+
+fn udp_config(local: SocketAddr, transport: &TransportSection, mark: Option<u32>) -> UdpConfig {
+    UdpConfig {
         mark,
         receive_buffer: transport.socket_buffer(),
         send_buffer: transport.socket_buffer(),
         ..UdpConfig::new(local)
-    };
-    config.bind().map_err(|error| {
-        let failure = Failure::system(format!("cannot bind UDP {local}"), &error);
-        match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                failure.help("another program listens there; change the port, or stop it")
-            }
-            io::ErrorKind::AddrNotAvailable => failure.help("this host has no such address"),
-            io::ErrorKind::PermissionDenied if mark.is_some() => {
-                failure.help("run as root, or with CAP_NET_ADMIN")
-            }
-            io::ErrorKind::PermissionDenied => {
-                failure.help("ports below 1024 need root or CAP_NET_BIND_SERVICE")
-            }
-            _ => failure,
+    }
+}
+
+fn bind_failure(local: SocketAddr, mark: Option<u32>, error: &io::Error) -> Failure {
+    let failure = Failure::system(format!("cannot bind UDP {local}"), error);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            failure.help("another program listens there; change the port, or stop it")
         }
-    })
+        io::ErrorKind::AddrNotAvailable => failure.help("this host has no such address"),
+        io::ErrorKind::PermissionDenied if mark.is_some() => {
+            failure.help("run as root, or with CAP_NET_ADMIN")
+        }
+        io::ErrorKind::PermissionDenied => {
+            failure.help("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+        }
+        _ => failure,
+    }
 }
 
 /// Sockets and devices, with what the configuration forbids turned off.
@@ -174,35 +210,88 @@ impl StopSignals {
             .map_err(|error| Failure::system("cannot catch signals", &error))
     }
 
-    /// Sends `stop` to the loop at the first signal, and ends the loop at the second.
-    pub fn forward<M: Send + 'static>(mut self, controller: Controller<M>, stop: fn() -> M) {
+    /// Sends `stop` to all loops at the first signal, and ends them at the second.
+    pub fn forward<M: Send + 'static>(
+        mut self,
+        controllers: Vec<Controller<M>>,
+        stop: impl Fn() -> M + Send + 'static,
+    ) {
         std::thread::spawn(move || {
             for (count, signal) in self.0.forever().enumerate() {
                 tracing::info!(signal, "stopping");
-                if count > 0 || controller.send(stop()).is_err() {
-                    controller.stop();
+                for controller in &controllers {
+                    if count > 0 || controller.send(stop()).is_err() {
+                        controller.stop();
+                    }
                 }
             }
         });
     }
 }
 
-/// Says what was carried and what was dropped.
-pub fn account<A: App>(pump: &Pump<A>) {
-    let counters = pump.endpoint().counters();
-    let drops: Vec<String> = counters
-        .drops()
+/// The name of a connection's cipher, for a log line.
+#[must_use]
+pub fn cipher(endpoint: &Endpoint, conn: ConnId) -> &'static str {
+    let info = endpoint.connection(conn);
+    info.and_then(|info| info.cipher)
+        .map_or("unknown", Cipher::name)
+}
+
+/// Says which offloads the configuration switches off, a line each. What the kernel lacks or fails at is
+/// told where it shows.
+pub fn tell_forbidden(tun: &TunSection, transport: &TransportSection) {
+    if transport.gso == Some(false) {
+        tracing::info!("transport.gso = false: datagrams are sent one by one");
+    }
+    if transport.gro == Some(false) {
+        tracing::info!("transport.gro = false: datagrams are received one by one");
+    }
+    if !tun.offload {
+        tracing::info!("tun.offload = false: packets cross the TUN device one by one");
+    }
+}
+
+/// Says what was carried and what was dropped by all pumps of this program together, how often the system
+/// was called for it, and which offloads were missing.
+pub fn account<A: App>(pumps: &[Pump<A>]) {
+    let sum = |count: fn(&Counters) -> u64| -> u64 {
+        let counts = pumps.iter().map(|pump| count(pump.endpoint().counters()));
+        counts.sum()
+    };
+    let calls = |count: fn(&PumpCounters) -> u64| -> u64 {
+        pumps.iter().map(|pump| count(pump.counters())).sum()
+    };
+    let without = pumps.iter().map(|pump| pump.io().fallbacks());
+    let without = without.fold(Fallbacks::default(), Fallbacks::and);
+    let drops: Vec<String> = DropReason::ALL
+        .into_iter()
+        .map(|reason| {
+            let counts = pumps
+                .iter()
+                .map(|pump| pump.endpoint().counters().dropped(reason));
+            (reason, counts.sum::<u64>())
+        })
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| format!("{} {count}", reason.name()))
         .collect();
     tracing::info!(
-        packets_in = counters.packets_in,
-        packets_out = counters.packets_out,
-        packets_across = counters.packets_across,
+        packets_in = sum(|counters| counters.packets_in),
+        packets_out = sum(|counters| counters.packets_out),
+        packets_across = sum(|counters| counters.packets_across),
+        mails = calls(|calls| calls.mails_sent),
+        steering_failures = calls(|calls| calls.steering_failures),
         drops = drops.join(", "),
+        udp_receives = calls(|calls| calls.receives),
+        udp_sends = calls(|calls| calls.sends),
+        tun_reads = calls(|calls| calls.reads),
+        tun_writes = calls(|calls| calls.writes),
+        %without,
         "packets carried"
     );
-    tracing::debug!(?counters, pump = ?pump.counters(), "counters");
+    for pump in pumps {
+        let counters = pump.endpoint().counters();
+        tracing::debug!(?counters, pump = ?pump.counters(), "counters");
+    }
 }
 
 /// Undoes all changes to the host.
@@ -217,4 +306,11 @@ pub fn close_host(host: Option<HostNet>) -> Result<(), Failure> {
         tracing::debug!("undone: {undone}");
     }
     Ok(())
+}
+
+/// Prefixes in one line.
+#[must_use]
+pub fn list(prefixes: &[IpPrefix]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(IpPrefix::to_string).collect();
+    texts.join(", ")
 }

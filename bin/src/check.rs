@@ -42,6 +42,9 @@ impl fmt::Display for Finding {
 pub fn run(path: &Path) -> Result<(), Failure> {
     let source = Source::read(path)?;
     let findings = match source.schema()? {
+        Schema::Server if !cfg!(feature = "server") => {
+            return Err(source.whole("a server's configuration, but this program is a client only"));
+        }
         Schema::Server => server(&source)?,
         Schema::Client => client(&source)?,
     };
@@ -69,12 +72,13 @@ fn server(source: &Source) -> Result<Vec<Finding>, Failure> {
     let settings = ServerFile::load(source)?;
     let mut findings = vec![Finding::Good(format!(
         "configuration: a server for {}",
-        crate::server::list(&settings.pools)
+        crate::app::list(&settings.pools)
     ))];
     for (template, _) in &settings.templates {
         findings.push(Finding::Good(format!("answers under {template}")));
     }
     findings.extend(certificate(&settings.credentials));
+    findings.extend(shards(settings.shards.get().into()));
     for listen in &settings.listen {
         findings.push(socket(*listen, &settings.transport));
     }
@@ -134,6 +138,19 @@ fn certificate(credentials: &Credentials) -> Option<Finding> {
             described.not_after.1
         )),
     })
+}
+
+fn shards(shards: usize) -> Option<Finding> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    match shards {
+        1 => None,
+        _ if shards > processors => Some(Finding::Warning(format!(
+            "{shards} shards on {processors} processor(s) wait for each other: shards = \"auto\" fits"
+        ))),
+        _ => Some(Finding::Good(format!(
+            "{shards} shards on {processors} processors"
+        ))),
+    }
 }
 
 fn problem(what: impl fmt::Display, error: &std::io::Error) -> Finding {

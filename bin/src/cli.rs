@@ -5,10 +5,16 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "demo")]
+use crate::demo;
 use crate::exit::{Exit, Failure};
 use crate::logging::{self, LogFormat};
+#[cfg(feature = "pki")]
+use crate::pki;
 use crate::runtime::Runtime;
-use crate::{check, client, demo, pki, server};
+#[cfg(feature = "server")]
+use crate::server;
+use crate::{check, client};
 
 /// A VPN over CONNECT-IP (RFC 9484): IP packets in HTTP/3 over QUIC.
 #[derive(Debug, Parser)]
@@ -31,12 +37,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the whole thing at work: a server and a client on this machine, real traffic between them.
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Run a VPN server.
+    #[cfg(feature = "server")]
     Server(FileArgs),
     /// Run a VPN client.
     Client(ClientArgs),
     /// Make and show certificates.
+    #[cfg(feature = "pki")]
     #[command(subcommand)]
     Pki(pki::PkiCommand),
     /// Say whether a configuration and this host are fit, and what is wrong if not.
@@ -85,6 +94,7 @@ pub fn main<R: Runtime>() -> ExitCode {
         Err(failure) => {
             match cli.log_format {
                 LogFormat::Human => eprintln!("{failure}"),
+                #[cfg(feature = "logs")]
                 LogFormat::Json => eprintln!("{}", failure.json()),
             }
             ExitCode::from(failure.code as u8)
@@ -94,9 +104,12 @@ pub fn main<R: Runtime>() -> ExitCode {
 
 fn run<R: Runtime>(command: Command) -> Result<(), Failure> {
     match command {
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run::<R>(&args),
+        #[cfg(feature = "server")]
         Command::Server(args) => server::run::<R>(&args.config),
         Command::Client(args) => client::run::<R>(&args.config, args.once),
+        #[cfg(feature = "pki")]
         Command::Pki(command) => pki::run(&command),
         Command::Check(args) => check::run(&args.config),
     }

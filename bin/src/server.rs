@@ -1,29 +1,30 @@
 //! The server: an [`App`] that gives clients addresses and forwards their packets.
 
+mod leases;
+mod shards;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use ipnet::IpNet;
-use masque_adapter_kit::{App, Cx, Offload};
-use masque_core::endpoint::{Command, Config, ConnId, Event, Identity, PortId, ServerConfig};
+use masque_adapter_kit::{App, Cx, Destinations, Offload, Pump};
+use masque_core::endpoint::{
+    Command, Config, ConnId, Event, Identity, PortId, ServerConfig, TunnelHandle,
+};
 use masque_core::session::SessionConfig;
 use masque_core::wire::prefix::IpPrefix;
 
-use crate::app::{self, GRACE, StopSignals};
+use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::server::ServerSettings;
 use crate::config::{ServerFile, Source};
 use crate::exit::{Exit, Failure};
-use crate::files;
 use crate::host::{GatewayAccess, HostNet, ServerNet, Table};
 use crate::runtime::Runtime;
 use crate::state::State;
-
-/// How long changed leases wait to be written together.
-const SAVE_DELAY: Duration = Duration::from_millis(100);
+use leases::Leases;
+use shards::Resources;
 
 /// Runs a server until a signal ends it.
 ///
@@ -36,33 +37,30 @@ pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
-    let mut io = app::system_io(&settings.transport);
-    for listen in &settings.listen {
-        let socket = app::bind(*listen, &settings.transport, None)?;
-        io.add_socket(socket)
-            .map_err(|error| Failure::system(format!("cannot use UDP {listen}"), &error))?;
-    }
+    app::tell_forbidden(&settings.tun, &settings.transport);
+    let mut resources = Resources::listen(&settings)?;
     let mut host = app::open_host(&settings.tun)?;
-    let tun = app::open_tun(&settings.tun)?;
+    let tun = resources.open_tun(&settings)?;
     install(&mut host, &settings, tun.name())?;
     let config = config(&settings, &state, tun.offload())?;
     tracing::info!(
         runtime = R::NAME,
+        shards = settings.shards,
         listen = ?settings.listen,
         tun = tun.name(),
         pools = %list(&settings.pools),
         templates = ?settings.templates.iter().map(|(text, _)| text).collect::<Vec<_>>(),
         "server ready"
     );
-    io.add_tun(tun);
-    let pump = app::pump(config, io, ServerApp::new(state, Some(host)))?;
-    signals.forward(pump.controller(), || Message::Stop);
-    let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-    app::account(&pump);
+    let pumps = resources.pumps(settings.shards, config, state, host)?;
+    let controllers = pumps.iter().map(Pump::controller).collect();
+    signals.forward(controllers, || Message::Stop);
+    let (pumps, ran) = shards::run::<R>(pumps);
+    app::account(&pumps);
     // The device goes first: deleting it takes its addresses and routes along.
-    let (_, io, app) = pump.into_parts();
-    drop(io);
-    app.finish()
+    let apps: Vec<ServerApp> = pumps.into_iter().map(|pump| pump.into_parts().2).collect();
+    let finished = apps.into_iter().map(ServerApp::finish);
+    finished.fold(ran, Result::and)
 }
 
 /// Addresses, routes and packet filters of a server.
@@ -135,6 +133,7 @@ pub fn config(
                 .collect(),
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![app::port_config(
             offload,
             *settings.tun.mtu.get_ref(),
@@ -148,14 +147,16 @@ pub fn config(
 pub enum Message {
     /// Say goodbye to all clients, then end.
     Stop,
+    /// Another shard has news of leases.
+    Leases,
 }
 
-/// The server's application.
+/// The server's application, or that of one of its shards.
 pub struct ServerApp {
-    state: State,
-    writer: Writer,
-    save_at: Option<Instant>,
+    shard: u16,
+    leases: Leases,
     host: Option<HostNet>,
+    destinations: Option<Destinations>,
     clients: BTreeMap<ConnId, Option<Identity>>,
     stopping: bool,
     failure: Option<Failure>,
@@ -165,39 +166,55 @@ impl ServerApp {
     /// With its state, and the host to be restored at the end (`None` with devices in memory).
     #[must_use]
     pub fn new(state: State, host: Option<HostNet>) -> Self {
+        Self::of_shard(0, Leases::alone(state), host, None)
+    }
+
+    fn of_shard(
+        shard: u16,
+        leases: Leases,
+        host: Option<HostNet>,
+        destinations: Option<Destinations>,
+    ) -> Self {
         Self {
-            writer: Writer::new(state.leases_path()),
-            state,
-            save_at: None,
+            shard,
+            leases,
             host,
+            destinations,
             clients: BTreeMap::new(),
             stopping: false,
             failure: None,
         }
     }
 
-    /// Writes the leases and restores the host.
+    /// Writes the leases and restores the host. All shards have ended.
     ///
     /// # Errors
     /// Why the server ended, if not by a signal; or what could not be written or restored.
-    pub fn finish(mut self) -> Result<(), Failure> {
-        if self.writer.finish().is_err() {
-            self.state.mark_dirty();
+    pub fn finish(self) -> Result<(), Failure> {
+        let refused = self.destinations.as_ref().map_or(0, Destinations::failures);
+        if self.shard == 0 && refused > 0 {
+            tracing::info!(refused, "prefixes that were not steered");
         }
-        let saved = self.state.save().map_err(|error| {
-            let path = self.state.leases_path();
-            Failure::system(format!("cannot write {}", path.display()), &error)
-        });
-        let restored = app::close_host(self.host.take());
-        match self.failure.take() {
+        let saved = self.leases.finish();
+        let restored = app::close_host(self.host);
+        match self.failure {
             Some(failure) => Err(failure),
             None => saved.and(restored),
         }
     }
 
-    fn lease_changed(&mut self, now: Instant) {
-        if self.save_at.is_none() {
-            self.save_at = Some(now + SAVE_DELAY);
+    /// Has the kernel bring packets for these addresses here.
+    fn steer(&self, tunnel: TunnelHandle, addresses: &[IpPrefix]) {
+        let Some(destinations) = &self.destinations else {
+            return;
+        };
+        if let Err((prefix, error)) = destinations.set(tunnel, self.shard, addresses)
+            && destinations.failures() == 1
+        {
+            tracing::warn!(
+                %prefix, %error,
+                "packets for a client are not steered to its shard; further ones are only counted"
+            );
         }
     }
 
@@ -222,18 +239,21 @@ impl App for ServerApp {
                 identity,
             } => {
                 let client = identity.as_ref().map_or("unknown", |identity| &identity.0);
-                tracing::info!(%conn, %remote, client, "client connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, client, cipher, shard = self.shard, "client connected");
                 self.clients.insert(conn, identity);
             }
             Event::TunnelUp { tunnel, .. } => {
                 tracing::info!(%tunnel, client = self.name(tunnel.conn), "tunnel up");
             }
             Event::Addresses { tunnel, addresses } => {
+                self.steer(tunnel, &addresses);
                 let client = self.name(tunnel.conn);
                 tracing::info!(%tunnel, client, addresses = %list(&addresses), "addresses assigned");
             }
             Event::Mtu { tunnel, mtu } => tracing::debug!(%tunnel, mtu, "tunnel MTU"),
             Event::TunnelDown { tunnel, reason } => {
+                self.steer(tunnel, &[]);
                 tracing::info!(%tunnel, client = self.name(tunnel.conn), ?reason, "tunnel down");
             }
             Event::ConnectionClosed { conn, reason } => {
@@ -241,16 +261,11 @@ impl App for ServerApp {
                 self.clients.remove(&conn);
             }
             Event::Migrated { conn, remote } => {
-                tracing::info!(%conn, client = self.name(conn), %remote, "client moved");
+                let client = self.name(conn);
+                tracing::info!(%conn, client, %remote, shard = self.shard, "client moved");
             }
-            Event::LeaseChanged(lease) => {
-                self.state.set(lease);
-                self.lease_changed(cx.now);
-            }
-            Event::LeaseEnded(identity) => {
-                self.state.remove(&identity);
-                self.lease_changed(cx.now);
-            }
+            Event::LeaseChanged(lease) => self.leases.changed(cx.now, lease),
+            Event::LeaseEnded(identity) => self.leases.ended(cx.now, identity),
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
@@ -259,7 +274,10 @@ impl App for ServerApp {
         }
     }
 
-    fn on_message(&mut self, cx: &mut Cx<'_>, Message::Stop: Message) {
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Message) {
+        if message == Message::Leases {
+            return self.leases.collect(cx.now);
+        }
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
@@ -271,16 +289,11 @@ impl App for ServerApp {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.save_at
+        self.leases.deadline()
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>) {
-        if self.save_at.is_some_and(|at| at <= cx.now) {
-            self.save_at = None;
-            if let Some(text) = self.state.changed() {
-                self.writer.write(text);
-            }
-        }
+        self.leases.on_deadline(cx.now);
     }
 
     fn on_port_lost(&mut self, cx: &mut Cx<'_>, _port: PortId, error: &io::Error) {
@@ -290,57 +303,4 @@ impl App for ServerApp {
         ));
         cx.stop();
     }
-}
-
-/// Writes lease files on a thread of its own: the loop must not wait for a disk.
-struct Writer {
-    sender: Option<mpsc::Sender<Vec<u8>>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Writer {
-    fn new(path: PathBuf) -> Self {
-        let (sender, texts) = mpsc::channel::<Vec<u8>>();
-        let thread = std::thread::spawn(move || {
-            let mut last = Ok(());
-            while let Ok(mut text) = texts.recv() {
-                // Each text is the whole file: only the latest counts.
-                text = texts.try_iter().last().unwrap_or(text);
-                last = files::replace(&path, &text);
-                if let Err(error) = &last {
-                    tracing::error!(%error, path = %path.display(), "cannot write the leases");
-                }
-            }
-            last
-        });
-        Self {
-            sender: Some(sender),
-            thread: Some(thread),
-        }
-    }
-
-    fn write(&self, text: Vec<u8>) {
-        if let Some(sender) = &self.sender {
-            // The thread ends only after the sender.
-            let _ = sender.send(text);
-        }
-    }
-
-    /// Waits for what is under way; the result of the last write.
-    fn finish(&mut self) -> io::Result<()> {
-        self.sender = None;
-        match self.thread.take() {
-            Some(thread) => thread
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the writer panicked"))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Prefixes in one line.
-#[must_use]
-pub fn list(prefixes: &[IpPrefix]) -> String {
-    let texts: Vec<String> = prefixes.iter().map(IpPrefix::to_string).collect();
-    texts.join(", ")
 }

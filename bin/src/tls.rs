@@ -5,10 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use masque_core::endpoint::Cipher;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
+use rustls::SupportedCipherSuite;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
+use rustls::quic::Suite;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
@@ -19,11 +26,12 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use crate::config::{Pem, Source};
 use crate::exit::Failure;
 
-/// The CA of the other side, and our own certificate and key if we have one.
+/// The CA of the other side, our own certificate and key if we have one, and the ciphers that may be used.
 #[derive(Clone)]
 pub struct Credentials {
     roots: Arc<RootCertStore>,
     own: Option<Arc<CertifiedKey>>,
+    ciphers: Vec<Cipher>,
 }
 
 impl fmt::Debug for Credentials {
@@ -31,6 +39,7 @@ impl fmt::Debug for Credentials {
         f.debug_struct("Credentials")
             .field("roots", &self.roots.len())
             .field("own", &self.own.is_some())
+            .field("ciphers", &self.ciphers)
             .finish()
     }
 }
@@ -138,19 +147,67 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// aws-lc-rs, AES-128-GCM first; nothing is taken from a process-wide default.
+/// All ciphers, the fastest on this processor first: AES-128-GCM where it has instructions for AES,
+/// ChaCha20-Poly1305 where it has none.
+#[must_use]
+pub fn default_ciphers() -> Vec<Cipher> {
+    by_preference(has_aes())
+}
+
+fn by_preference(aes: bool) -> Vec<Cipher> {
+    match aes {
+        true => vec![
+            Cipher::Aes128Gcm,
+            Cipher::Chacha20Poly1305,
+            Cipher::Aes256Gcm,
+        ],
+        false => vec![
+            Cipher::Chacha20Poly1305,
+            Cipher::Aes128Gcm,
+            Cipher::Aes256Gcm,
+        ],
+    }
+}
+
+/// Whether the processor has instructions for AES and for the multiplication in GCM.
+fn has_aes() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    let has = std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    let has = std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    let has = false;
+    has
+}
+
+fn suite(cipher: Cipher) -> SupportedCipherSuite {
+    match cipher {
+        Cipher::Aes128Gcm => backend::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        Cipher::Aes256Gcm => backend::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        Cipher::Chacha20Poly1305 => backend::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+/// What protects Initial packets, whatever is negotiated later (RFC 9001 §5.2).
+fn initial_suite() -> Result<Suite, Failure> {
+    let suite = suite(Cipher::Aes128Gcm).tls13();
+    suite
+        .and_then(|suite| suite.quic_suite())
+        .ok_or_else(|| Failure::internal("AES-128-GCM is missing, which QUIC begins with"))
+}
+
+/// The provider this was built with, with the default ciphers; nothing is taken from a process-wide default.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
-    use aws_lc_rs::cipher_suite::{
-        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-    };
+    provider_of(&default_ciphers())
+}
+
+fn provider_of(ciphers: &[Cipher]) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            TLS13_AES_128_GCM_SHA256,
-            TLS13_CHACHA20_POLY1305_SHA256,
-            TLS13_AES_256_GCM_SHA384,
-        ],
-        ..aws_lc_rs::default_provider()
+        cipher_suites: ciphers.iter().copied().map(suite).collect(),
+        ..backend::default_provider()
     })
 }
 
@@ -198,7 +255,15 @@ impl Credentials {
         Ok(Self {
             roots: Arc::new(roots),
             own,
+            ciphers: default_ciphers(),
         })
+    }
+
+    /// The same, with these ciphers instead of [`default_ciphers`]: what a client offers, the best first,
+    /// and what a server accepts, where the client's order decides. At least one.
+    #[must_use]
+    pub fn with_ciphers(self, ciphers: Vec<Cipher>) -> Self {
+        Self { ciphers, ..self }
     }
 
     /// Our own certificate.
@@ -232,7 +297,7 @@ impl Credentials {
             .own
             .clone()
             .ok_or_else(|| Failure::internal("a server without a certificate"))?;
-        let provider = provider();
+        let provider = provider_of(&self.ciphers);
         let verifier = WebPkiClientVerifier::builder_with_provider(
             Arc::clone(&self.roots),
             Arc::clone(&provider),
@@ -248,7 +313,7 @@ impl Credentials {
         // A resumed session would carry an identity past the end of its certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        QuicServerConfig::try_from(config)
+        QuicServerConfig::with_initial(Arc::new(config), initial_suite()?)
             .map(Arc::new)
             .map_err(|error| Failure::internal(error.to_string()))
     }
@@ -258,7 +323,7 @@ impl Credentials {
     /// # Errors
     /// rustls refuses the certificate.
     pub fn client(&self) -> Result<Arc<QuicClientConfig>, Failure> {
-        let builder = rustls::ClientConfig::builder_with_provider(provider())
+        let builder = rustls::ClientConfig::builder_with_provider(provider_of(&self.ciphers))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| Failure::internal(error.to_string()))?
             .with_root_certificates(Arc::clone(&self.roots));
@@ -270,7 +335,7 @@ impl Credentials {
         };
         config.alpn_protocols = vec![b"h3".to_vec()];
         config.resumption = Resumption::disabled();
-        QuicClientConfig::try_from(config)
+        QuicClientConfig::with_initial(Arc::new(config), initial_suite()?)
             .map(Arc::new)
             .map_err(|error| Failure::internal(error.to_string()))
     }
@@ -320,4 +385,27 @@ fn certified_key(
         error => source.fault(certificate, format!("unusable certificate: {error}")),
     })?;
     Ok(Arc::new(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_without_aes_prefers_chacha20_and_neither_rules_anything_out() {
+        assert_eq!(by_preference(true)[0], Cipher::Aes128Gcm);
+        assert_eq!(by_preference(false)[0], Cipher::Chacha20Poly1305);
+        for aes in [true, false] {
+            let mut all = by_preference(aes);
+            all.sort_unstable();
+            assert_eq!(all, Cipher::ALL);
+        }
+    }
+
+    #[test]
+    fn a_cipher_is_the_tls_cipher_suite_of_its_number() {
+        for cipher in Cipher::ALL {
+            assert_eq!(u16::from(suite(cipher).suite()), cipher.suite());
+        }
+    }
 }

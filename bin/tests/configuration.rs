@@ -111,6 +111,26 @@ fn pools_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_number_of_shards_that_cannot_be_is_refused() {
+    for (wrong, said) in [
+        ("0", "integer `0`"),
+        ("65", "integer `65`"),
+        ("-1", "integer `-1`"),
+        ("\"many\"", "string \"many\""),
+        ("true", "boolean `true`"),
+    ] {
+        server_refuses(
+            &[("pools = ", &format!("shards = {wrong}\npools = "))],
+            &[
+                "server.toml:5:10",
+                said,
+                "a number of shards from 1 to 64, or \"auto\"",
+            ],
+        );
+    }
+}
+
+#[test]
 fn static_addresses_that_clash_are_refused() {
     let client = |identity: &str, address: &str| {
         format!("[[client]]\nidentity = \"{identity}\"\naddresses = [\"{address}\"]\n[tun]")
@@ -211,6 +231,32 @@ fn settings_out_of_range_are_refused() {
         ("congestion = \"reno\"", "unknown variant"),
         ("congestion = \"fixed\"", "needs transport.rate"),
         ("rate = 1000000", "only for congestion"),
+        (
+            "congestion = \"fixed\"\nrate = 9999",
+            "at least 10000 bit/s",
+        ),
+        (
+            "congestion = \"fixed\"\nrate = \"100 MBit\"",
+            "is not a rate such as",
+        ),
+        ("initial_window = 2399", "must be 2400 bytes to"),
+        ("initial_window = \"65MiB\"", "must be 2400 bytes to"),
+        (
+            "congestion = \"fixed\"\nrate = \"1Mbit/s\"\ninitial_window = 14720",
+            "means nothing with",
+        ),
+        ("initial_rtt = \"0ms\"", "must be \"1ms\" to \"10s\""),
+        ("ack_threshold = 1001", "must be 0 to 1000 packets"),
+        ("max_ack_delay = \"2s\"", "must be \"1ms\" to \"1s\""),
+        ("ciphers = []", "ciphers needs at least one entry"),
+        (
+            "ciphers = [\"aes-128-gcm\", \"aes-128-gcm\"]",
+            "server.toml:8:27: aes-128-gcm is listed twice",
+        ),
+        (
+            "ciphers = [\"aes-128-cbc\"]",
+            "server.toml:8:12: unknown variant `aes-128-cbc`",
+        ),
         ("keep_alive = \"60s\"", "below idle_timeout"),
         ("idle_timeout = \"5\"", "is not a time"),
     ] {

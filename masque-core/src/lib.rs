@@ -100,6 +100,7 @@
 //! #     transport: TransportProfile::default(),
 //! #     limits: Limits::default(),
 //! #     session: SessionConfig::default(),
+//! #     shard: None,
 //! #     ports: Vec::new(),
 //! # };
 //! # let wall = std::time::SystemTime::now();
@@ -187,6 +188,7 @@
 extern crate alloc;
 
 pub mod error;
+mod few;
 pub mod session;
 pub mod trace;
 pub mod wire;

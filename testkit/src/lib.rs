@@ -11,6 +11,7 @@
 //! | [`world`] | nodes, links, time, trace |
 //! | [`fuzz`] | what fuzz targets do with their bytes |
 //! | [`scenario`] | worlds ready to run |
+//! | [`scale`] | one server, very many clients, and what they cost |
 //! | [`lab`] | what `masque-lab` does: run and step |
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod crypto;
 pub mod fuzz;
 pub mod lab;
 pub mod packet;
+pub mod scale;
 pub mod scenario;
 pub mod seed;
 pub mod world;

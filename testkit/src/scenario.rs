@@ -16,7 +16,8 @@ use masque_core::wire::template::UriTemplate;
 
 use crate::crypto::null::{NullClient, NullServer};
 use crate::crypto::{Authority, TlsError, real, seeded};
-use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, World};
+use crate::seed::Seed;
+use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, Sharding, World};
 
 /// The server's name.
 pub const SERVER_NAME: &str = "vpn.example";
@@ -71,6 +72,8 @@ pub struct Options {
     pub certificates_last: Option<Duration>,
     /// Limits, on both sides.
     pub limits: Limits,
+    /// The server's shards.
+    pub sharding: Sharding,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -104,6 +107,7 @@ impl Default for Options {
             identity: client_identity,
             certificates_last: None,
             limits: Limits::default(),
+            sharding: Sharding::default(),
             change_server: |_| {},
             trace: false,
         }
@@ -114,8 +118,10 @@ impl Default for Options {
 pub struct Star {
     /// The world, at time 0, with every client's connect waiting.
     pub world: World,
-    /// The server.
+    /// The server; its first shard, if it has several.
     pub server: NodeId,
+    /// All shards of the server.
+    pub shards: Vec<NodeId>,
     /// The clients.
     pub clients: Vec<NodeId>,
     /// Where each client connects to.
@@ -130,16 +136,25 @@ pub struct Star {
 pub fn star(options: &Options) -> Result<Star, TlsError> {
     let mut world = World::new(options.seed);
     world.set_tracing(options.trace);
-    let crypto = Keys::new(&world, options)?;
-    let mut host = InnerHost::server(vec![INNER_V4, INNER_V6]);
-    host.plan = options.server_plan.clone();
+    let crypto = Keys::of(options.crypto, world.seed())?;
     let address = server_address();
-    let server = world.add_node(NodeSpec {
-        name: "server".to_owned(),
-        config: server_config(options, crypto.server()?, &world),
-        sockets: vec![address],
-        host: Box::new(host),
-    });
+    let config_of_server = server_config(options, crypto.server()?, &world);
+    let spec = |_| {
+        let mut host = InnerHost::server(vec![INNER_V4, INNER_V6]);
+        host.plan = options.server_plan.clone();
+        NodeSpec {
+            name: "server".to_owned(),
+            config: config_of_server.clone(),
+            sockets: vec![address],
+            host: Box::new(host),
+        }
+    };
+    let shards = if options.sharding.shards.get() == 1 {
+        vec![world.add_node(spec(0))]
+    } else {
+        world.add_shards(options.sharding, spec)
+    };
+    let server = shards[0];
     let (mut clients, mut targets) = (Vec::new(), Vec::new());
     for index in 0..options.clients {
         let identity = (!options.anonymous_clients).then(|| (options.identity)(index));
@@ -178,6 +193,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     Ok(Star {
         world,
         server,
+        shards,
         clients,
         targets,
     })
@@ -238,7 +254,7 @@ pub fn pools() -> Vec<IpPrefix> {
         .collect()
 }
 
-fn template() -> UriTemplate {
+pub(crate) fn template() -> UriTemplate {
     UriTemplate::parse(TEMPLATE).expect("a constant")
 }
 
@@ -258,6 +274,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
             templates,
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![PortConfig {
             id: PortId(0),
             tcp_offload: false,
@@ -301,28 +318,28 @@ fn server_config(
 }
 
 /// Makes cryptography of the wanted kind.
-enum Keys {
+pub(crate) enum Keys {
     Null,
     Tls(Box<Authority>),
 }
 
 impl Keys {
-    fn new(world: &World, options: &Options) -> Result<Self, TlsError> {
-        Ok(match options.crypto {
+    pub(crate) fn of(crypto: Crypto, seed: &Seed) -> Result<Self, TlsError> {
+        Ok(match crypto {
             Crypto::Null => Self::Null,
-            Crypto::Seeded => Self::Tls(Box::new(seeded::authority(world.seed())?)),
+            Crypto::Seeded => Self::Tls(Box::new(seeded::authority(seed)?)),
             Crypto::Real => Self::Tls(Box::new(real::authority()?)),
         })
     }
 
-    fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
+    pub(crate) fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
         Ok(match self {
             Self::Null => NullServer::named(SERVER_NAME),
             Self::Tls(authority) => authority.server(SERVER_NAME)?,
         })
     }
 
-    fn client(
+    pub(crate) fn client(
         &self,
         identity: Option<&Identity>,
         last: Option<Duration>,

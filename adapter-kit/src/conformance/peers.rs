@@ -177,6 +177,7 @@ impl Peer {
                     .collect(),
                 ..SessionConfig::default()
             },
+            shard: None,
             ports: vec![PortConfig {
                 id: port,
                 tcp_offload: setup.vnet_hdr,

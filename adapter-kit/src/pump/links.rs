@@ -25,6 +25,8 @@ pub(super) struct PortLink {
     pub(super) writable: bool,
     /// Cannot be read any more.
     pub(super) lost: bool,
+    /// Another pump reads it: nothing tells when it is writable, either.
+    pub(super) write_only: bool,
     /// A refused frame has been told of.
     pub(super) complained: bool,
     /// Frames it did not take yet, in order.
@@ -66,9 +68,10 @@ impl Links {
             if self.ports.iter().all(|link| link.id != id) {
                 self.ports.push(PortLink {
                     id,
-                    readable: true,
+                    readable: !io.is_write_only(id),
                     writable: true,
                     lost: false,
+                    write_only: io.is_write_only(id),
                     complained: false,
                     waiting: VecDeque::new(),
                 });
@@ -87,6 +90,13 @@ impl Links {
         std::mem::take(&mut self.changed)
     }
 
+    /// Frees the room of frames that no longer wait.
+    pub(super) fn rest(&mut self) {
+        for port in &mut self.ports {
+            port.waiting.shrink_to_fit();
+        }
+    }
+
     pub(super) fn socket(&mut self, id: SocketId) -> Option<&mut SocketLink> {
         self.sockets.iter_mut().find(|link| link.id == id)
     }
@@ -97,7 +107,8 @@ impl Links {
 
     pub(super) fn sources(&self) -> impl Iterator<Item = Source> + '_ {
         let sockets = self.sockets.iter().map(|link| Source::Socket(link.id));
-        let ports = self.ports.iter().filter(|link| !link.lost);
+        let ports = self.ports.iter();
+        let ports = ports.filter(|link| !link.lost && !link.write_only);
         sockets.chain(ports.map(|link| Source::Port(link.id)))
     }
 
@@ -118,7 +129,7 @@ impl Links {
                     write: !link.writable && !link.lost,
                 },
             ),
-            Source::Timer | Source::Control => Interest::default(),
+            Source::Timer | Source::Control | Source::Mail => Interest::default(),
         }
     }
 
@@ -137,7 +148,7 @@ impl Links {
                     link.writable |= ready.write;
                 }
             }
-            Source::Timer | Source::Control => {}
+            Source::Timer | Source::Control | Source::Mail => {}
         }
     }
 }

@@ -34,7 +34,7 @@ struct Pending {
 impl Sender {
     pub(super) fn new(options: &PumpOptions) -> Self {
         Self {
-            buffer: Vec::with_capacity(MAX_SEND),
+            buffer: Vec::new(),
             pending: None,
             max_segments: options.max_segments.max(1),
             patience: options.send_patience,
@@ -45,6 +45,13 @@ impl Sender {
     /// Whether a batch waits for its socket.
     pub(super) fn is_blocked(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Frees the buffer, if nothing in it waits.
+    pub(super) fn rest(&mut self) {
+        if self.pending.is_none() {
+            self.buffer = Vec::new();
+        }
     }
 
     /// The most datagrams the next batch may have, whatever socket it is for.
@@ -147,9 +154,9 @@ impl Sender {
                         outcome => {
                             io.disable_gso(link.id);
                             counters.gso_disabled += 1;
-                            tracing::warn!(
+                            tracing::debug!(
                                 socket = link.id.0, %error,
-                                "UDP segmentation offload failed: datagrams are sent one by one"
+                                "UDP segmentation offload failed"
                             );
                             if outcome.is_ok() {
                                 counters.sends += 1;

@@ -26,6 +26,8 @@ struct Scripted {
     calls: Vec<usize>,
     frames: usize,
     sockets: Vec<SocketId>,
+    /// Datagrams of nobody that wait to be received.
+    waiting: usize,
 }
 
 impl Scripted {
@@ -38,6 +40,7 @@ impl Scripted {
             calls: Vec::new(),
             frames: 0,
             sockets: vec![SOCKET],
+            waiting: 0,
         }
     }
 
@@ -59,8 +62,16 @@ impl Sockets for Scripted {
 }
 
 impl Io for Scripted {
-    fn try_recv(&mut self, _: SocketId, _: &mut [u8]) -> io::Result<(RecvMeta, usize)> {
-        Err(ErrorKind::WouldBlock.into())
+    fn try_recv(&mut self, socket: SocketId, _: &mut [u8]) -> io::Result<(RecvMeta, usize)> {
+        self.waiting = self.waiting.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
+        let nobody = RecvMeta {
+            socket,
+            remote: SocketAddr::from(([127, 0, 0, 1], 0)),
+            local_ip: None,
+            ecn: None,
+            stride: 1,
+        };
+        Ok((nobody, 1))
     }
 
     fn try_send(&mut self, transmit: &Transmit, data: &[u8]) -> io::Result<()> {
@@ -336,19 +347,58 @@ impl App for Adds {
     fn on_message(&mut self, _: &mut Cx<'_>, (): ()) {}
 }
 
-#[test]
-fn a_socket_that_came_during_a_turn_is_read_in_the_next_without_waiting() {
+fn pump<A: App>(now: Instant, io: Scripted, app: A) -> Pump<A, Scripted> {
     let config = Config {
         server: None,
         transport: TransportProfile::default(),
         limits: Limits::default(),
         session: SessionConfig::default(),
+        shard: None,
         ports: Vec::new(),
     };
-    let now = Instant::now();
     let entropy = Entropy::from_seed([1; 32]);
     let endpoint = Endpoint::new(now, SystemTime::now(), config, entropy).expect("defaults");
-    let mut pump = Pump::new(endpoint, Scripted::new(), Adds).expect("descriptors");
+    Pump::new(endpoint, io, app).expect("descriptors")
+}
+
+#[test]
+fn a_socket_that_came_during_a_turn_is_read_in_the_next_without_waiting() {
+    let now = Instant::now();
+    let mut pump = pump(now, Scripted::new(), Adds);
     assert!(pump.turn(now).expect("no timer").again);
     assert!(!pump.turn(now).expect("no timer").again);
+}
+
+/// Receives what waits; gives the deadline of the last turn.
+fn settle(pump: &mut Pump<Adds, Scripted>, now: Instant, waiting: u64) -> Option<Instant> {
+    pump.io.waiting = usize::try_from(waiting).expect("few");
+    pump.ready(Source::Socket(SOCKET), Interest::READ);
+    loop {
+        let report = pump.turn(now).expect("no timer");
+        if !report.again {
+            assert_eq!(pump.io.waiting, 0);
+            return report.deadline;
+        }
+    }
+}
+
+#[test]
+fn memory_is_given_back_once_after_load_and_few_packets_cost_no_wake_up() {
+    let start = Instant::now();
+    let mut pump = pump(start, Scripted::new(), Adds);
+    assert_eq!(settle(&mut pump, start, BUSY - 1), None);
+    assert_eq!(settle(&mut pump, start, 1), Some(start + REST));
+    assert!(!pump.intake.is_empty());
+    // Load goes on.
+    let (look, between) = (start + REST, start + REST / 2);
+    assert_eq!(settle(&mut pump, between, BUSY), Some(look));
+    assert_eq!(settle(&mut pump, look, 0), Some(look + REST));
+    assert_eq!(pump.counters.rests, 0);
+    // It is over.
+    assert_eq!(settle(&mut pump, look, BUSY - 1), Some(look + REST));
+    assert_eq!(settle(&mut pump, look + REST, 0), None);
+    assert_eq!(pump.counters.rests, 1);
+    assert!(pump.intake.is_empty());
+    assert_eq!(settle(&mut pump, start + 3 * REST, 0), None);
+    assert_eq!(pump.counters.rests, 1);
 }

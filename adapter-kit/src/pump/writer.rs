@@ -17,8 +17,9 @@ pub(super) fn resume(io: &mut impl Io, links: &mut Links, counters: &mut PumpCou
         {
             match attempt(io, link.id, frame) {
                 Outcome::Blocked => {
-                    link.writable = false;
+                    link.writable = link.write_only;
                     counters.writes_blocked += 1;
+                    break;
                 }
                 Outcome::Written => {
                     counters.writes += 1;
@@ -58,7 +59,8 @@ pub(super) fn write(
                     continue;
                 }
                 Outcome::Blocked => {
-                    link.writable = false;
+                    // Nothing tells when a queue that another reads is writable: every turn tries.
+                    link.writable = link.write_only;
                     counters.writes_blocked += 1;
                 }
             }

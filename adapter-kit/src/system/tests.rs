@@ -134,3 +134,23 @@ fn a_memory_port_splits_the_header_off_and_skips_a_cut_one() {
     let (_, range) = io.try_read_tun(port, &mut buffer).expect("cut packet");
     assert!(range.is_empty());
 }
+
+#[test]
+fn every_socket_that_goes_without_an_offload_is_counted_once() {
+    let (mut io, first, _) = io("127.0.0.1:0");
+    let gso = u64::from(io.max_segments(first) == 1);
+    assert_eq!(io.fallbacks().gso, gso);
+    io.disable_gso(first);
+    io.disable_gso(first);
+    io.forbid_gso();
+    assert_eq!(io.fallbacks().gso, 1);
+    io.forbid_gro();
+    let gro = io.fallbacks().gro;
+    let local = "127.0.0.1:0".parse().expect("an address");
+    let socket = UdpConfig::new(local).bind().expect("bind");
+    let second = io.add_socket(socket).expect("add");
+    assert_eq!(io.max_segments(second), 1);
+    assert_eq!((io.fallbacks().gso, io.fallbacks().gro), (2, gro + 1));
+    io.remove(second);
+    assert_eq!(io.fallbacks().gso, 2);
+}

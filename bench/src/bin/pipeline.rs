@@ -4,15 +4,18 @@
 //! pipeline                        the tunnel
 //! pipeline --bare                 quinn-proto alone
 //! pipeline --both                 both, and the ratio
+//! pipeline --shards 2             a server on two cores, and one on one, in turns
 //! pipeline --udp 64 --segments 1  small packets, one datagram per send
 //! ```
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use masque_bench::pipeline::{Cipher, Pipeline, PipelineError, Settings, Workload};
+use masque_bench::pipeline::{
+    Cipher, Pipeline, PipelineError, Rate, Round, Settings, Workload, compare,
+};
 
 /// Packets through two endpoints in memory.
 #[derive(Parser)]
@@ -26,7 +29,13 @@ struct Args {
     /// Both, in turns, and the ratio.
     #[arg(long, conflicts_with = "bare")]
     both: bool,
-    /// Rounds of `--both`.
+    /// A server of so many shards, a thread for each, beside one thread with a server of one.
+    #[arg(long, conflicts_with_all = ["bare", "both"])]
+    shards: Option<NonZeroU16>,
+    /// For how many seconds each turn of `--shards` lasts.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Rounds of `--both` and of `--shards`.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// UDP packets with so many bytes of payload instead of TCP super-packets.
@@ -80,7 +89,11 @@ fn run(args: &Args) -> Result<(), PipelineError> {
         max_segments: args.segments,
         coalesce: !args.no_coalesce,
         down: args.down,
+        shard: None,
     };
+    if let Some(shards) = args.shards {
+        return side_by_side(args, &settings, shards);
+    }
     if !args.both {
         let (name, mut pipeline) = match args.bare {
             false => ("tunnel", Pipeline::tunnel(&settings)?),
@@ -102,6 +115,44 @@ fn run(args: &Args) -> Result<(), PipelineError> {
         bare / tunnel
     );
     Ok(())
+}
+
+/// One thread and one per shard, in turns.
+fn side_by_side(args: &Args, settings: &Settings, shards: NonZeroU16) -> Result<(), PipelineError> {
+    let time = Duration::try_from_secs_f64(args.seconds)
+        .map_err(|error| PipelineError::SetUp(error.to_string()))?;
+    let cores = std::thread::available_parallelism().map_or(0, NonZeroUsize::get);
+    println!("{shards} shards, a thread for each and its client, on {cores} cores");
+    let mut rounds = Vec::new();
+    compare(settings, shards, args.rounds, time, |round| {
+        println!("{}", in_words(round, shards));
+        rounds.push(round);
+    })?;
+    let of = |figure: fn(&Round) -> f64| median(&mut rounds.iter().map(figure).collect::<Vec<_>>());
+    let middle = Round {
+        one: Rate {
+            gbit: of(|round| round.one.gbit),
+            gbit_per_cpu: of(|round| round.one.gbit_per_cpu),
+        },
+        all: Rate {
+            gbit: of(|round| round.all.gbit),
+            gbit_per_cpu: of(|round| round.all.gbit_per_cpu),
+        },
+    };
+    println!(
+        "median: {}; {:.2} times as fast, at {:.2} of the work per second of processor time",
+        in_words(middle, shards),
+        of(|round| round.all.gbit / round.one.gbit),
+        of(|round| round.all.gbit_per_cpu / round.one.gbit_per_cpu),
+    );
+    Ok(())
+}
+
+fn in_words(round: Round, shards: NonZeroU16) -> String {
+    format!(
+        "1: {:.2} Gbit/s ({:.2} per CPU second), {shards}: {:.2} Gbit/s ({:.2} per CPU second)",
+        round.one.gbit, round.one.gbit_per_cpu, round.all.gbit, round.all.gbit_per_cpu,
+    )
 }
 
 /// Nanoseconds per packet.

@@ -129,6 +129,7 @@ fn config(
     congestion: CongestionControl,
 ) -> Config {
     Config {
+        shard: None,
         server,
         transport: TransportProfile {
             congestion,

@@ -54,7 +54,7 @@ impl Peer {
 
 impl Bare {
     pub(super) fn new(settings: &Settings, now: Instant) -> Result<Self, PipelineError> {
-        let keys = Keys::new(settings.cipher)?;
+        let keys = Keys::new(settings.cipher, "urn:masque:bench")?;
         let (client_at, server_at) = addresses();
         let transport = Arc::new(transport(&TransportProfile::default())?);
         let peer = |server, seed, peer| {

@@ -14,6 +14,7 @@
 //! costs.
 
 mod bare;
+mod sharded;
 mod tls;
 mod traffic;
 mod tunnel;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use masque_core::endpoint::Shard;
+pub use sharded::{Rate, Round, compare};
 pub use tls::Cipher;
 pub use traffic::{Traffic, Workload};
 
@@ -71,8 +74,8 @@ pub struct Settings {
     pub workload: Workload,
     /// The cipher.
     pub cipher: Cipher,
-    /// The inner MTU in bytes. Path MTU discovery from 1,200 to 1,452 bytes of UDP payload leaves the
-    /// tunnel 1,396; beyond that the pipeline does not start.
+    /// The inner MTU in bytes. Path MTU discovery from 1,200 to 1,472 bytes of UDP payload leaves the
+    /// tunnel 1,411; beyond that the pipeline does not start.
     pub mtu: usize,
     /// Packets or super-packets per turn.
     pub burst: usize,
@@ -82,6 +85,8 @@ pub struct Settings {
     pub coalesce: bool,
     /// From the server to the client.
     pub down: bool,
+    /// The place of the tunnel's server among its shards.
+    pub shard: Option<Shard>,
 }
 
 impl Default for Settings {
@@ -94,6 +99,7 @@ impl Default for Settings {
             max_segments: NonZeroUsize::MIN.saturating_add(63),
             coalesce: true,
             down: false,
+            shard: None,
         }
     }
 }
@@ -170,6 +176,11 @@ trait Ends {
 
     /// Packets that QUIC has declared lost.
     fn lost(&self) -> u64;
+
+    /// Pieces of mail for other shards.
+    fn astray(&self) -> u64 {
+        0
+    }
 }
 
 /// One flow through two ends.
@@ -293,6 +304,12 @@ impl Pipeline {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.ends.lost()
+    }
+
+    /// Pieces of mail for other shards: none, as each client is where it belongs.
+    #[must_use]
+    pub fn astray(&self) -> u64 {
+        self.ends.astray()
     }
 
     fn turn(&mut self, passed: &mut Passed) {

@@ -55,10 +55,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(cipher: Cipher) -> Result<Self, PipelineError> {
+    /// For a client of this name.
+    pub(super) fn new(cipher: Cipher, name: &str) -> Result<Self, PipelineError> {
         let authority = real::authority().map_err(PipelineError::tls)?;
         Ok(Self {
-            client: client(&authority, cipher)?,
+            client: client(&authority, cipher, name)?,
             server: server(&authority, cipher)?,
         })
     }
@@ -72,9 +73,13 @@ fn roots(authority: &Authority) -> Result<RootCertStore, PipelineError> {
     Ok(roots)
 }
 
-fn client(authority: &Authority, cipher: Cipher) -> Result<Arc<QuicClientConfig>, PipelineError> {
+fn client(
+    authority: &Authority,
+    cipher: Cipher,
+    name: &str,
+) -> Result<Arc<QuicClientConfig>, PipelineError> {
     let (certificate, key) = authority
-        .issue_client(&Identity("urn:masque:bench".to_owned()))
+        .issue_client(&Identity(name.to_owned()))
         .map_err(PipelineError::tls)?;
     let mut config = rustls::ClientConfig::builder_with_provider(cipher.provider())
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -1,13 +1,13 @@
 //! Two masque-core endpoints.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use masque_core::endpoint::{
     Access, ClientConfig, Config, Endpoint, Entropy, Event, Limits, PortConfig, PortId, RecvMeta,
-    ServerConfig, SocketId, Target, TransportProfile, TunBatch,
+    ServerConfig, Shared, SocketId, Target, TransportProfile, TunBatch, shard_of,
 };
 use masque_core::session::SessionConfig;
 use masque_core::wire::fields::FieldList;
@@ -41,88 +41,55 @@ struct Node {
     deadline: Option<Instant>,
 }
 
+impl Node {
+    fn new(
+        config: Config,
+        now: Instant,
+        seed: u64,
+        peer: SocketAddr,
+    ) -> Result<Self, PipelineError> {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let entropy = Entropy::from_seed(bytes);
+        Ok(Self {
+            endpoint: Endpoint::new(now, wall, config, entropy).map_err(PipelineError::set_up)?,
+            peer,
+            batch: TunBatch::default(),
+            deadline: None,
+        })
+    }
+}
+
 impl Tunnel {
     pub(super) fn new(settings: &Settings, now: Instant) -> Result<Self, PipelineError> {
-        let keys = Keys::new(settings.cipher)?;
-        let template = UriTemplate::parse(TEMPLATE).map_err(PipelineError::set_up)?;
+        let id = settings.shard.as_ref().map_or(0, |shard| shard.id.0);
+        // Each shard's client has an identity, and with it an address, of its own.
+        let keys = Keys::new(settings.cipher, &format!("urn:masque:bench-{id}"))?;
         let (client_at, server_at) = addresses();
-        let pools = ["10.7.0.0/24", "fd00:7::/64"]
-            .into_iter()
-            .map(str::parse)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(PipelineError::set_up)?;
-        let gateways: Vec<IpAddr> = ["10.7.0.1", "fd00:7::1"]
-            .into_iter()
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(PipelineError::set_up)?;
-        let server = ServerConfig {
-            crypto: keys.server,
-            secret: [7; 32],
-            require_identity: true,
-            port: PortId(0),
-            pools,
-            gateways: gateways.clone(),
-            statics: Vec::new(),
-            leases: Vec::new(),
-            routes: Vec::new(),
-            access: Access {
-                client_to_client: false,
-                gateway: false,
-                deny: Vec::new(),
+        let target = Target {
+            config: ClientConfig {
+                crypto: keys.client.clone(),
+                template: template()?,
+                port: PortId(0),
             },
+            remote: server_at,
+            server_name: SERVER.to_owned(),
+            socket: SocketId(0),
+            scope: Scope::default(),
+            fields: FieldList::default(),
         };
-        let config = |server: Option<ServerConfig>, templates, addresses| Config {
-            server,
-            transport: TransportProfile::default(),
-            limits: Limits::default(),
-            session: SessionConfig {
-                templates,
-                ..SessionConfig::default()
-            },
-            ports: vec![PortConfig {
-                id: PortId(0),
-                tcp_offload: settings.coalesce,
-                udp_offload: settings.coalesce,
-                addresses,
-                mtu: 1500,
-            }],
-        };
-        let node = |config, seed, peer| -> Result<Node, PipelineError> {
-            let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-            let entropy = Entropy::from_seed([seed; 32]);
-            Ok(Node {
-                endpoint: Endpoint::new(now, wall, config, entropy)
-                    .map_err(PipelineError::set_up)?,
-                peer,
-                batch: TunBatch::default(),
-                deadline: None,
-            })
-        };
-        let server_config = config(Some(server), vec![template.clone()], gateways);
-        let server = node(server_config, 1, client_at)?;
-        let mut client = node(config(None, Vec::new(), Vec::new()), 2, server_at)?;
+        let mut server = server_config(settings, &keys)?;
+        server.shard = settings.shard.clone();
+        let seed = seed_of_client(settings, now, &target)?;
+        let mut client = Node::new(client_config(settings), now, seed, server_at)?;
         client
             .endpoint
-            .connect(
-                now,
-                Target {
-                    config: ClientConfig {
-                        crypto: keys.client,
-                        template,
-                        port: PortId(0),
-                    },
-                    remote: server_at,
-                    server_name: SERVER.to_owned(),
-                    socket: SocketId(0),
-                    scope: Scope::default(),
-                    fields: FieldList::default(),
-                },
-            )
+            .connect(now, target)
             .map_err(PipelineError::set_up)?;
         Ok(Self {
             client,
-            server,
+            server: Node::new(server, now, 1, client_at)?,
             settings: settings.clone(),
             client_address: None,
             traffic: None,
@@ -221,6 +188,8 @@ impl Ends for Tunnel {
                 delivered.packets += packets_in(frame.header(), frame.packet());
             }
         }
+        // Nobody is there to take it; it is counted.
+        while node.endpoint.poll_mail().is_some() {}
         while let Some(event) = self.node(end).endpoint.poll_event() {
             self.on_event(&event);
         }
@@ -245,6 +214,99 @@ impl Ends for Tunnel {
             .map(|info| info.lost_packets)
             .sum()
     }
+
+    fn astray(&self) -> u64 {
+        self.server.endpoint.counters().mail_sent
+    }
+}
+
+fn template() -> Result<UriTemplate, PipelineError> {
+    UriTemplate::parse(TEMPLATE).map_err(PipelineError::set_up)
+}
+
+fn client_config(settings: &Settings) -> Config {
+    Config {
+        server: None,
+        transport: TransportProfile::default(),
+        limits: Limits::default(),
+        session: SessionConfig::default(),
+        ports: vec![PortConfig {
+            id: PortId(0),
+            tcp_offload: settings.coalesce,
+            udp_offload: settings.coalesce,
+            addresses: Vec::new(),
+            mtu: 1500,
+        }],
+        shard: None,
+    }
+}
+
+fn server_config(settings: &Settings, keys: &Keys) -> Result<Config, PipelineError> {
+    let pools = ["10.7.0.0/24", "fd00:7::/64"]
+        .into_iter()
+        .map(str::parse)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(PipelineError::set_up)?;
+    let gateways: Vec<IpAddr> = ["10.7.0.1", "fd00:7::1"]
+        .into_iter()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(PipelineError::set_up)?;
+    let mut config = client_config(settings);
+    config.session.templates = vec![template()?];
+    config.ports[0].addresses.clone_from(&gateways);
+    config.server = Some(ServerConfig {
+        crypto: keys.server.clone(),
+        secret: [7; 32],
+        require_identity: true,
+        port: PortId(0),
+        pools,
+        gateways,
+        statics: Vec::new(),
+        leases: Vec::new(),
+        routes: Vec::new(),
+        access: Access {
+            client_to_client: false,
+            gateway: false,
+            deny: Vec::new(),
+        },
+    });
+    Ok(config)
+}
+
+/// What the shards of a server have in common.
+pub(super) fn shared(settings: &Settings, shards: NonZeroU16) -> Result<Shared, PipelineError> {
+    let keys = Keys::new(settings.cipher, "urn:masque:nobody")?;
+    Ok(Shared::new(&server_config(settings, &keys)?, shards))
+}
+
+/// A seed with which the client's first connection ID leads to the shard at hand: what the kernel
+/// does by looking at it, the bench does by choosing it.
+fn seed_of_client(
+    settings: &Settings,
+    now: Instant,
+    target: &Target,
+) -> Result<u64, PipelineError> {
+    let first = 2;
+    let Some(shard) = &settings.shard else {
+        return Ok(first);
+    };
+    let leads_there = |seed: u64| -> Result<bool, PipelineError> {
+        let mut node = Node::new(client_config(settings), now, seed, target.remote)?;
+        let endpoint = &mut node.endpoint;
+        endpoint
+            .connect(now, target.clone())
+            .map_err(PipelineError::set_up)?;
+        let mut packet = Vec::new();
+        let sent = endpoint.poll_transmit(now, NonZeroUsize::MIN, &mut packet);
+        Ok(sent.is_some() && shard_of(&packet, shard.shared.shards()) == shard.id)
+    };
+    for seed in first..10_000 {
+        if leads_there(seed)? {
+            return Ok(seed);
+        }
+    }
+    Err(PipelineError::SetUp("no client for this shard".to_owned()))
 }
 
 /// How many packets a frame stands for.

@@ -12,6 +12,8 @@ pub enum Verdict {
     Must,
     /// Not good enough.
     Short,
+    /// Shown for comparison; nothing is demanded.
+    Apart,
 }
 
 impl Verdict {
@@ -22,6 +24,7 @@ impl Verdict {
             Self::Aim => "aim",
             Self::Must => "must",
             Self::Short => "SHORT",
+            Self::Apart => "apart",
         }
     }
 }
@@ -63,8 +66,8 @@ struct Goal {
     value: &'static str,
     against: Against,
     better: Better,
-    must: f64,
-    aim: f64,
+    /// What must be reached and what is aimed for; `None`: shown apart.
+    bounds: Option<(f64, f64)>,
 }
 
 const TCP: [&str; 4] = ["tcp_1_up", "tcp_1_down", "tcp_4_up", "tcp_4_down"];
@@ -79,8 +82,7 @@ fn goals(wire: Wire, chacha: bool) -> Vec<Goal> {
         value,
         against,
         better,
-        must,
-        aim,
+        bounds: Some((must, aim)),
     };
     let wireguard = match (wire, chacha) {
         (_, true) => (1.15, 1.3),
@@ -100,9 +102,18 @@ fn goals(wire: Wire, chacha: bool) -> Vec<Goal> {
     if !chacha {
         let cpu = "cpu_machine_s_per_gb";
         let p99 = "loaded_rtt_p99_ms";
-        goals.push(goal("tcp_1_up", cpu, One("wireguard-go"), Less, 0.6, 0.45));
+        for test in TCP {
+            goals.push(goal(test, cpu, One("wireguard-go"), Less, 0.6, 0.45));
+        }
         for test in ["pps_64", "pps_1200"] {
             goals.push(goal(test, "lossless_pps", BestPeer, More, 1.15, 1.4));
+            goals.push(Goal {
+                test,
+                value: "lossless_pps",
+                against: One("qfwd"),
+                better: More,
+                bounds: None,
+            });
         }
         goals.push(goal("ping", "rtt_p50_ms", One("fwd-naive"), Less, 1.8, 1.4));
         goals.push(goal("tcp_1_up", p99, One("wireguard-go"), Less, 0.6, 0.4));
@@ -116,13 +127,49 @@ fn goals(wire: Wire, chacha: bool) -> Vec<Goal> {
 pub fn judge(results: &Results) -> Vec<Judged> {
     let mut judged = Vec::new();
     for subject in &results.ours {
-        let chacha = subject.contains("chacha");
-        for goal in goals(results.wire, chacha) {
+        for goal in goals(results.wire, is_chacha(subject)) {
             judged.extend(one(results, subject, &goal));
         }
     }
     judged.extend(adapters(results));
     judged
+}
+
+/// Goals that nothing can be said about, because one side or both were not measured: each with those of
+/// ours it would be about.
+#[must_use]
+pub fn unjudged(results: &Results) -> Vec<String> {
+    let mut missing: Vec<(String, Vec<&str>)> = Vec::new();
+    for subject in &results.ours {
+        for goal in goals(results.wire, is_chacha(subject)) {
+            if goal.bounds.is_none() || one(results, subject, &goal).is_some() {
+                continue;
+            }
+            let against = match goal.against {
+                Against::One(name) => format!(" / {name}"),
+                Against::BestPeer => " / the best peer".to_owned(),
+                Against::Nobody => String::new(),
+            };
+            let what = format!("{} {}{against}", goal.test, goal.value);
+            match missing.iter_mut().find(|(other, _)| *other == what) {
+                Some((_, subjects)) => subjects.push(subject),
+                None => missing.push((what, vec![subject])),
+            }
+        }
+    }
+    missing
+        .into_iter()
+        .map(|(what, subjects)| format!("{what} ({})", subjects.join(", ")))
+        .collect()
+}
+
+fn is_chacha(subject: &str) -> bool {
+    subject.contains("chacha")
+}
+
+/// Whether it is one of our binaries as it comes, without other settings.
+fn is_plain(subject: &str) -> bool {
+    !subject.contains('+') && !is_chacha(subject)
 }
 
 fn one(results: &Results, subject: &str, goal: &Goal) -> Option<Judged> {
@@ -140,14 +187,18 @@ fn one(results: &Results, subject: &str, goal: &Goal) -> Option<Judged> {
         Against::Nobody => (1.0, String::new()),
     };
     let what = format!("{} {}{name}", goal.test, goal.value);
-    Some(verdict(
-        subject,
-        what,
-        own / other,
-        goal.better,
-        goal.must,
-        goal.aim,
-    ))
+    let value = own / other;
+    let Some((must, aim)) = goal.bounds else {
+        return Some(Judged {
+            subject: subject.to_owned(),
+            what: format!("{what}, a prototype without policy"),
+            value,
+            must: "–".to_owned(),
+            aim: "–".to_owned(),
+            verdict: Verdict::Apart,
+        });
+    };
+    Some(verdict(subject, what, value, goal.better, must, aim))
 }
 
 /// The slowest of our three against the fastest.
@@ -157,7 +208,7 @@ fn adapters(results: &Results) -> Vec<Judged> {
         let speeds: Vec<(f64, &String)> = results
             .ours
             .iter()
-            .filter(|name| !name.contains('+'))
+            .filter(|name| is_plain(name))
             .filter_map(|name| Some((results.summary(name, test, "gbit_per_s")?.median, name)))
             .collect();
         let by_speed = |one: &&(f64, &String), other: &&(f64, &String)| one.0.total_cmp(&other.0);
@@ -194,7 +245,10 @@ fn verdict(subject: &str, what: String, value: f64, better: Better, must: f64, a
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::samples::{Machine, Sample};
 
     #[test]
     fn a_goal_is_missed_met_or_surpassed_whichever_way_is_better() {
@@ -212,9 +266,109 @@ mod tests {
 
     #[test]
     fn another_wire_or_cipher_has_other_goals() {
-        let first = |wire, chacha| goals(wire, chacha)[0].must;
-        assert_eq!(first(Wire::Gso, false), 1.6);
-        assert_eq!(first(Wire::Segmented, false), 1.4);
-        assert_eq!(first(Wire::Segmented, true), 1.15);
+        let first = |wire, chacha| goals(wire, chacha)[0].bounds;
+        assert_eq!(first(Wire::Gso, false), Some((1.6, 2.0)));
+        assert_eq!(first(Wire::Segmented, false), Some((1.4, 1.7)));
+        for wire in [Wire::Gso, Wire::Segmented] {
+            assert_eq!(first(wire, true), Some((1.15, 1.3)));
+        }
+    }
+
+    /// Results in which every test of every subject gave `value`.
+    fn measured(subjects: &[&str], value: impl Fn(&str) -> f64) -> Results {
+        let sample = |subject: &&str, goal: &Goal| Sample {
+            subject: (*subject).to_owned(),
+            test: goal.test.to_owned(),
+            quiet: true,
+            values: BTreeMap::from([(goal.value.to_owned(), value(subject))]),
+            ..Sample::default()
+        };
+        let goals = goals(Wire::Gso, false);
+        let samples = subjects
+            .iter()
+            .flat_map(|subject| goals.iter().map(move |goal| sample(subject, goal)));
+        Results {
+            machine: Machine::default(),
+            wire: Wire::Gso,
+            secs: 4.0,
+            repetitions: 1,
+            subjects: Vec::new(),
+            ciphers: BTreeMap::new(),
+            ours: subjects
+                .iter()
+                .filter(|name| name.starts_with("masque"))
+                .map(|name| (*name).to_owned())
+                .collect(),
+            skipped: Vec::new(),
+            samples: samples.collect(),
+        }
+    }
+
+    #[test]
+    fn what_has_not_been_measured_is_named_and_what_has_been_is_judged() {
+        let ours = ["masque-mio", "masque-mio-chacha", "masque-tokio"];
+        let alone = measured(&ours, |_| 1.0);
+        let missing = unjudged(&alone).join("\n");
+        let all_three = ours.join(", ");
+        for expected in [
+            format!("tcp_1_up gbit_per_s / wireguard-go ({all_three})"),
+            "pps_64 lossless_pps / the best peer (masque-mio, masque-tokio)".to_owned(),
+        ] {
+            assert!(missing.contains(&expected), "{missing}");
+        }
+        let yardsticks = ["wireguard-go", "quincy", "qfwd", "fwd-offload", "fwd-naive"];
+        let all = measured(&[&ours[..], &yardsticks[..]].concat(), |_| 1.0);
+        assert_eq!(unjudged(&all), Vec::<String>::new());
+        let per_plain = goals(Wire::Gso, false).len();
+        let per_chacha = goals(Wire::Gso, true).len();
+        assert_eq!(judge(&all).len(), 2 * per_plain + per_chacha + TCP.len());
+    }
+
+    #[test]
+    fn packet_rates_are_held_against_the_best_peer_and_the_prototype_is_shown_apart() {
+        let rate = |name: &str| match name {
+            "boringtun" => 3.0,
+            "qfwd" => 8.0,
+            name if name.starts_with("masque") => 4.0,
+            _ => 2.0,
+        };
+        let names = ["masque-smol", "wireguard-go", "boringtun", "qfwd"];
+        let judged = judge(&measured(&names, rate));
+        let of = |what: &str| {
+            let mut lines = judged.iter().filter(|line| line.what.contains(what));
+            let line = lines.next().expect("judged");
+            (line.value, line.verdict)
+        };
+        assert_eq!(
+            of("pps_64 lossless_pps / boringtun, the best peer"),
+            (4.0 / 3.0, Verdict::Must)
+        );
+        assert_eq!(of("pps_1200 lossless_pps / qfwd"), (0.5, Verdict::Apart));
+    }
+
+    #[test]
+    fn the_slowest_runtime_is_held_against_the_fastest_as_they_come() {
+        let rate = |name: &str| match name {
+            "masque-mio" => 10.0,
+            "masque-smol" => 9.6,
+            "masque-tokio" => 9.0,
+            _ => 1.0,
+        };
+        let names = [
+            "masque-mio",
+            "masque-smol",
+            "masque-tokio",
+            "masque-mio-chacha",
+        ];
+        let judged = judge(&measured(&names, rate));
+        let lines: Vec<_> = judged
+            .iter()
+            .filter(|line| line.what.contains("the fastest of ours"))
+            .collect();
+        assert_eq!(lines.len(), TCP.len());
+        for line in lines {
+            assert_eq!((line.subject.as_str(), line.value), ("masque-tokio", 0.9));
+            assert_eq!(line.verdict, Verdict::Short);
+        }
     }
 }

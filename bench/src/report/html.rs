@@ -3,24 +3,34 @@
 use std::fmt::Write as _;
 
 use super::svg::{bars, colour, distributions, escape};
-use super::{TABLES, errors, goals, setting};
+use super::{Run, TABLES, goals, measured, setting};
 use crate::samples::Results;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:920px;margin:2em auto;padding:0 1em;color:#222}\
                      svg{width:100%;font:12px system-ui,sans-serif;margin:.6em 0}\
                      table{border-collapse:collapse;font-size:13px}td,th{padding:2px 10px;border-bottom:1px solid #ddd;text-align:left}\
-                     .aim{background:#d9f2d9}.must{background:#fff4cc}.SHORT{background:#f9d6d5}\
+                     .aim{background:#d9f2d9}.must{background:#fff4cc}.SHORT{background:#f9d6d5}.apart{color:#777}\
                      @media(prefers-color-scheme:dark){body{background:#fff}}";
 
-/// The whole report.
+/// The whole report of one run or several, one below the other.
 #[must_use]
-pub fn html(results: &Results) -> String {
+pub fn html(runs: &[Run]) -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>masque-bench</title><style>{STYLE}</style>\
-         <h1>masque-bench</h1><p>{}</p>\n",
-        escape(&setting(results))
+         <h1>masque-bench</h1>\n"
     );
-    goals_table(results, &mut page);
+    for run in runs {
+        if runs.len() > 1 {
+            let _ = write!(page, "<h1>{}</h1>", escape(&run.name));
+        }
+        section(&run.results, &mut page);
+    }
+    page + "</html>\n"
+}
+
+fn section(results: &Results, page: &mut String) {
+    let _ = writeln!(page, "<p>{}</p>", escape(&setting(results)));
+    goals_table(results, page);
     for table in &TABLES {
         let mut plots = String::new();
         for (test, value, head) in table.columns {
@@ -46,7 +56,7 @@ pub fn html(results: &Results) -> String {
             );
         }
     }
-    page += "<h2>How round trips are distributed</h2>";
+    page.push_str("<h2>How round trips are distributed</h2>");
     for (test, title) in [
         ("ping", "idle"),
         ("tcp_1_up", "while one stream uploads"),
@@ -61,20 +71,14 @@ pub fn html(results: &Results) -> String {
             .filter(|(_, _, values)| !values.is_empty())
             .collect();
         if !curves.is_empty() {
-            page += &distributions(title, &curves);
+            page.push_str(&distributions(title, &curves));
         }
     }
-    page += "<h2>What was measured</h2><ul>";
-    for (name, note) in &results.subjects {
-        let _ = write!(page, "<li><b>{}</b>: {}", escape(name), escape(note));
+    page.push_str("<h2>What was measured</h2><ul>");
+    for line in measured(results) {
+        let _ = write!(page, "<li>{}", escape(&line));
     }
-    for (name, why) in &results.skipped {
-        let _ = write!(page, "<li>{}: not measured, {}", escape(name), escape(why));
-    }
-    for (what, error) in errors(results) {
-        let _ = write!(page, "<li>{} failed: {}", escape(&what), escape(&error));
-    }
-    page + "</ul></html>\n"
+    page.push_str("</ul>\n");
 }
 
 fn goals_table(results: &Results, page: &mut String) {
@@ -123,11 +127,13 @@ mod tests {
             secs: 4.0,
             repetitions: 1,
             subjects: vec![named("masque-mio"), named("wireguard-go")],
+            ciphers: BTreeMap::new(),
             ours: vec!["masque-mio".to_owned()],
             skipped: Vec::new(),
             samples: vec![sample("masque-mio", 4.0), sample("wireguard-go", 2.0)],
         };
-        let page = html(&results);
+        let name = "a run".to_owned();
+        let page = html(&[Run { name, results }]);
         for expected in ["4.00", "masque-mio", "&lt;note&gt;", "class=\"aim\"", "p99"] {
             assert!(page.contains(expected), "{expected}");
         }

@@ -19,8 +19,17 @@ pub(crate) struct Table {
     pub(crate) more: bool,
 }
 
+/// A run, and what it is called where there are several.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What the JSON file is called, for instance.
+    pub name: String,
+    /// What was measured.
+    pub results: Results,
+}
+
 /// Everything that is shown, in order.
-pub(crate) const TABLES: [Table; 8] = [
+pub(crate) const TABLES: [Table; 9] = [
     Table {
         title: "TCP throughput, Gbit/s",
         columns: &[
@@ -58,6 +67,14 @@ pub(crate) const TABLES: [Table; 8] = [
         more: true,
     },
     Table {
+        title: "Two clients at once, a TCP stream each: together, Gbit/s",
+        columns: &[
+            ("clients_2_up", "gbit_per_s", "up"),
+            ("clients_2_down", "gbit_per_s", "down"),
+        ],
+        more: true,
+    },
+    Table {
         title: "Round trip, idle, ms",
         columns: &[("ping", "rtt_p50_ms", "p50"), ("ping", "rtt_p99_ms", "p99")],
         more: false,
@@ -85,28 +102,72 @@ pub(crate) const TABLES: [Table; 8] = [
     },
 ];
 
-/// The whole report as Markdown. Ratios are taken against `yardsticks`.
+/// The whole report of one run or several as Markdown. Numbers of different runs never meet in one table
+/// or ratio; only what became of the goals is listed together, in front. Ratios are taken against
+/// `yardsticks`.
 #[must_use]
-pub fn markdown(results: &Results, yardsticks: &[String]) -> String {
+pub fn markdown(runs: &[Run], yardsticks: &[String]) -> String {
     let mut text = String::new();
-    for table in &TABLES {
-        rows(results, table, &mut text);
+    if runs.len() > 1 {
+        text.push_str("## Against the goals\n\n");
+        judged(runs, &mut text);
     }
-    for yardstick in yardsticks {
-        ratios(results, yardstick, &mut text);
-    }
-    judged(results, &mut text);
-    let _ = writeln!(text, "### How it was measured\n\n{}\n", setting(results));
-    for (name, note) in &results.subjects {
-        let _ = writeln!(text, "- {name}: {note}");
-    }
-    for (name, why) in &results.skipped {
-        let _ = writeln!(text, "- {name}: not measured, {why}");
-    }
-    for (what, error) in errors(results) {
-        let _ = writeln!(text, "- {what} failed: {error}");
+    for run in runs {
+        let results = &run.results;
+        if runs.len() > 1 {
+            let _ = writeln!(text, "## {}: wire {}\n", run.name, results.wire.word());
+        }
+        for table in &TABLES {
+            rows(results, table, &mut text);
+        }
+        for yardstick in yardsticks {
+            ratios(results, yardstick, &mut text);
+        }
+        if runs.len() == 1 {
+            let before = text.len();
+            judged(runs, &mut text);
+            if text.len() > before {
+                text.insert_str(before, "### Against the goals\n\n");
+            }
+        }
+        let _ = writeln!(text, "### How it was measured\n\n{}\n", setting(results));
+        for line in measured(results) {
+            let _ = writeln!(text, "- {line}");
+        }
+        text.push('\n');
     }
     text
+}
+
+/// What was measured and what not, in a line each.
+pub(crate) fn measured(results: &Results) -> Vec<String> {
+    let subjects = results.subjects.iter().map(|(name, note)| {
+        let cipher = results.ciphers.get(name);
+        let cipher = cipher.map_or(String::new(), |cipher| format!("; cipher {cipher}"));
+        let mtu = results.inner_mtu(name).map_or(String::new(), |mtu| {
+            match (mtu.least as u32, mtu.most as u32) {
+                (least, most) if least == most => format!("; inner MTU {least}"),
+                (least, most) => format!("; inner MTU {least} to {most}"),
+            }
+        });
+        format!("{name}: {note}{cipher}{mtu}")
+    });
+    let skipped = results.skipped.iter();
+    let skipped = skipped.map(|(name, why)| format!("{name}: not measured, {why}"));
+    let failed = errors(results).into_iter();
+    let failed = failed.map(|(what, error)| format!("{what} failed: {error}"));
+    let missing = goals::unjudged(results);
+    let missing = (!missing.is_empty()).then(|| {
+        format!(
+            "goals that this run says nothing about: {}",
+            missing.join("; ")
+        )
+    });
+    subjects
+        .chain(skipped)
+        .chain(failed)
+        .chain(missing)
+        .collect()
 }
 
 /// Machine and settings in one sentence.
@@ -120,10 +181,7 @@ pub(crate) fn setting(results: &Results) -> String {
         machine.kernel,
         results.repetitions,
         results.secs,
-        match results.wire {
-            crate::lab::Wire::Gso => "gso",
-            crate::lab::Wire::Segmented => "segmented",
-        },
+        results.wire.word(),
     )
 }
 
@@ -211,18 +269,24 @@ fn ratios(results: &Results, yardstick: &str, text: &mut String) {
     text.push('\n');
 }
 
-fn judged(results: &Results, text: &mut String) {
-    let judged = goals::judge(results);
-    if judged.is_empty() {
+fn judged(runs: &[Run], text: &mut String) {
+    let lines: Vec<_> = runs
+        .iter()
+        .flat_map(|run| {
+            goals::judge(&run.results)
+                .into_iter()
+                .map(move |line| (run, line))
+        })
+        .collect();
+    if lines.is_empty() {
         return;
     }
-    text.push_str(
-        "### Against the goals\n\n| | | value | must | aim | |\n|---|---|---:|---:|---:|---|\n",
-    );
-    for line in judged {
+    text.push_str("| wire | | | value | must | aim | |\n|---|---|---|---:|---:|---:|---|\n");
+    for (run, line) in lines {
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {} | {} | {} |",
+            "| {} | {} | {} | {:.2} | {} | {} | {} |",
+            run.results.wire.word(),
             line.subject,
             line.what,
             line.value,
@@ -263,7 +327,11 @@ pub(crate) fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::lab::Wire;
+    use crate::samples::{INNER_MTU, Machine, Sample, TUNNEL};
 
     #[test]
     fn numbers_keep_three_digits() {
@@ -272,5 +340,68 @@ mod tests {
             .map(number)
             .collect();
         assert_eq!(said, ["0.012", "1.23", "12.3", "123", "9999", "12k"]);
+    }
+
+    /// A run in which ours and wireguard-go each gave one rate.
+    fn run(wire: Wire, ours: f64) -> Run {
+        let sample = |subject: &str, test: &str, value: &str, number: f64| Sample {
+            subject: subject.to_owned(),
+            test: test.to_owned(),
+            quiet: true,
+            values: BTreeMap::from([(value.to_owned(), number)]),
+            ..Sample::default()
+        };
+        let named = |name: &str| (name.to_owned(), "note".to_owned());
+        Run {
+            name: format!("run-{}", wire.word()),
+            results: Results {
+                machine: Machine::default(),
+                wire,
+                secs: 4.0,
+                repetitions: 1,
+                subjects: vec![named("masque-mio"), named("wireguard-go")],
+                ciphers: BTreeMap::from([("masque-mio".to_owned(), "aes-128-gcm".to_owned())]),
+                ours: vec!["masque-mio".to_owned()],
+                skipped: Vec::new(),
+                samples: vec![
+                    sample("masque-mio", "tcp_1_up", "gbit_per_s", ours),
+                    sample("wireguard-go", "tcp_1_up", "gbit_per_s", 2.0),
+                    sample("masque-mio", TUNNEL, INNER_MTU, 1396.0),
+                ],
+            },
+        }
+    }
+
+    #[test]
+    fn runs_are_put_together_without_comparing_their_numbers() {
+        let runs = [run(Wire::Gso, 3.0), run(Wire::Segmented, 3.0)];
+        let text = markdown(&runs, &["wireguard-go".to_owned()]);
+        for expected in [
+            "| gso | masque-mio | tcp_1_up gbit_per_s / wireguard-go | 1.50 | ≥ 1.6 | ≥ 2 | SHORT |",
+            "| segmented | masque-mio | tcp_1_up gbit_per_s / wireguard-go | 1.50 | ≥ 1.4 | ≥ 1.7 | must |",
+            "## run-gso: wire gso",
+            "## run-segmented: wire segmented",
+            "- masque-mio: note; cipher aes-128-gcm; inner MTU 1396",
+            "goals that this run says nothing about: tcp_1_up gbit_per_s / quincy (masque-mio)",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        let page = html(&runs);
+        for expected in [
+            "run-gso",
+            "run-segmented",
+            "inner MTU 1396",
+            "class=\"must\"",
+        ] {
+            assert!(page.contains(expected), "{expected}\n{page}");
+        }
+    }
+
+    #[test]
+    fn one_run_has_its_goals_beside_its_tables() {
+        let text = markdown(&[run(Wire::Gso, 4.0)], &[]);
+        assert!(text.contains("### Against the goals\n\n| wire |"), "{text}");
+        assert!(text.contains("wire gso."), "{text}");
+        assert!(!text.contains("\n## "), "{text}");
     }
 }

@@ -75,6 +75,10 @@ impl Subject for Bound {
         Ok(format!("{}; MTU 1420", self.kind.parts().3))
     }
 
+    fn cipher(&self, _: &Tunnel<'_>) -> Option<String> {
+        (self.kind == Kind::Quinn).then(|| "aes-128-gcm".to_owned())
+    }
+
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
         let program = self.program().map_err(Error::Usage)?;
         let mode = self.kind.parts().2;

@@ -12,7 +12,7 @@ use crate::lab::{PORT, SERVER, run};
 pub struct Variant {
     /// What is added to the names in the tables.
     pub name: String,
-    /// Lines of TOML for both ends.
+    /// Lines of TOML for both ends, or for the one that they begin with: `server.` or `client.`.
     pub settings: Vec<String>,
 }
 
@@ -31,17 +31,59 @@ impl FromStr for Variant {
     }
 }
 
-/// One of our binaries.
+impl Variant {
+    /// ChaCha20-Poly1305, as WireGuard has: `-chacha`, always there.
+    pub(super) fn chacha20() -> Self {
+        Self {
+            name: CHACHA20.to_owned(),
+            settings: vec!["transport.ciphers = [\"chacha20-poly1305\"]".to_owned()],
+        }
+    }
+
+    /// What is added to a program's name. A plus marks what the command line has added.
+    fn suffix(&self) -> String {
+        match *self == Self::chacha20() {
+            true => format!("-{}", self.name),
+            false => format!("+{}", self.name),
+        }
+    }
+}
+
+/// The name of the variant that is always there.
+const CHACHA20: &str = "chacha";
+
+/// One of our binaries, or one of the same command line to hold them against.
 pub(super) struct Masque {
     name: String,
     program: String,
     places: Vec<PathBuf>,
     variant: Option<Variant>,
+    ours: bool,
 }
 
 impl Masque {
     pub(super) fn new(runtime: &str, places: &Places, variant: Option<Variant>) -> Self {
         let program = format!("masque-{runtime}");
+        Self::of(program, places, variant, true)
+    }
+
+    /// Tasks and channels: packets one by one, which is what the style amounts to.
+    pub(super) fn idiomatic(runtime: &str, places: &Places) -> Self {
+        let one_by_one = Variant {
+            name: String::new(),
+            settings: vec![
+                "tun.offload = false".to_owned(),
+                "transport.gro = false".to_owned(),
+            ],
+        };
+        let program = format!("masque-idiomatic-{runtime}");
+        Self {
+            name: program.clone(),
+            ..Self::of(program, places, Some(one_by_one), false)
+        }
+    }
+
+    fn of(program: String, places: &Places, variant: Option<Variant>, ours: bool) -> Self {
         let beside = std::env::current_exe()
             .ok()
             .and_then(|path| path.parent().map(Path::to_owned));
@@ -54,12 +96,13 @@ impl Masque {
         };
         Self {
             name: match &variant {
-                Some(variant) => format!("{program}+{}", variant.name),
+                Some(variant) => format!("{program}{}", variant.suffix()),
                 None => program.clone(),
             },
             program,
             places,
             variant,
+            ours,
         }
     }
 
@@ -71,9 +114,12 @@ impl Masque {
             .and_then(|path| path.canonicalize().ok())
     }
 
-    fn settings(&self, device: &str, folder: &str) -> String {
+    fn settings(&self, role: Role, device: &str, folder: &str) -> String {
         let own = self.variant.iter().flat_map(|variant| &variant.settings);
-        let own: String = own.map(|line| format!("{line}\n")).collect();
+        let own: String = own
+            .filter_map(|line| for_end(line, role))
+            .map(|line| format!("{line}\n"))
+            .collect();
         format!("tun.name = {device:?}\ntun.run_dir = {folder:?}\n{own}")
     }
 
@@ -88,19 +134,44 @@ impl Masque {
              allow_gateway = true\n\
              state_dir = \"state\"\n\
              {}",
-            self.settings("mqs0", "run-server")
+            self.settings(Role::Server, "mqs0", "run-server")
         )
     }
 
-    fn client(&self) -> String {
+    /// The configuration of the client called `name`.
+    fn client(&self, name: &str) -> String {
         format!(
             "url = \"https://{SERVER}:{PORT}/.well-known/masque/ip/{{target}}/{{ipproto}}/\"\n\
              ca = \"ca.pem\"\n\
-             certificate = \"client.pem\"\n\
-             key = \"client.key\"\n\
+             certificate = \"{name}.pem\"\n\
+             key = \"{name}.key\"\n\
              {}",
-            self.settings("mqc0", "run-client")
+            self.settings(Role::Client, "mqc0", &format!("run-{name}"))
         )
+    }
+}
+
+/// How often a second client is started to find it on another shard: a random number decides.
+const TRIES: u32 = 30;
+
+/// Calls our program for certificates.
+fn pki(program: &Path, folder: &str, arguments: &[&str]) -> Result<String, Error> {
+    let all: Vec<&str> = ["pki"]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .chain(["--dir", folder])
+        .collect();
+    run(&program.to_string_lossy(), &all)
+}
+
+/// The line of TOML that a setting is for this end, if it is for it.
+fn for_end(setting: &str, role: Role) -> Option<&str> {
+    match (setting.split_once('.'), role) {
+        (Some(("server", line)), Role::Server) | (Some(("client", line)), Role::Client) => {
+            Some(line)
+        }
+        (Some(("server" | "client", _)), _) => None,
+        _ => Some(setting),
     }
 }
 
@@ -117,7 +188,7 @@ impl Subject for Masque {
                 .map(|place| place.display().to_string())
                 .collect();
             return Err(format!(
-                "no {} in {} (cargo build --release -p masque, or --bin-dir)",
+                "no {} in {} (cargo build --release -p masque -p masque-bench, or --bin-dir)",
                 self.program,
                 places.join(", ")
             ));
@@ -134,26 +205,70 @@ impl Subject for Masque {
             .find()
             .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
         let folder = tunnel.folder().to_string_lossy().into_owned();
-        let pki = |arguments: &[&str]| {
-            let all: Vec<&str> = ["pki"]
-                .into_iter()
-                .chain(arguments.iter().copied())
-                .chain(["--dir", &folder])
-                .collect();
-            run(&program.to_string_lossy(), &all)
-        };
+        let pki = |arguments: &[&str]| pki(&program, &folder, arguments);
         pki(&["init"])?;
         pki(&["issue", "--server", &SERVER.to_string(), "--out", "server"])?;
         pki(&["issue", "--client", "bench", "--out", "client"])?;
         let server = tunnel.write("server.toml", &self.server())?;
-        let client = tunnel.write("client.toml", &self.client())?;
+        let client = tunnel.write("client.toml", &self.client("client"))?;
         let start = |path: &Path| path.to_string_lossy().into_owned();
         tunnel.spawn(Role::Server, &program, &["server", "-c", &start(&server)])?;
         tunnel.wait_link(Role::Server, "mqs0")?;
         tunnel.spawn(Role::Client, &program, &["client", "-c", &start(&client)])
     }
 
+    fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
+        let program = self
+            .find()
+            .ok_or_else(|| Error::Usage(format!("no {}", self.program)))?;
+        let folder = tunnel.folder().to_string_lossy().into_owned();
+        let issue = ["issue", "--client", "second", "--out", "second"];
+        pki(&program, &folder, &issue)?;
+        let path = tunnel.write("second.toml", &self.client("second"))?;
+        let path = path.to_string_lossy().into_owned();
+        for _ in 0..TRIES {
+            tunnel.spawn_second(&program, &["client", "-c", &path])?;
+            let alone = tunnel.server_said("shards") == ["1"];
+            let shards = tunnel.server_said("shard");
+            if alone || shards.first() != shards.last() {
+                return Ok(());
+            }
+        }
+        let text = "the second client is on the first one's shard, again and again";
+        Err(Error::Timeout(text.to_owned()))
+    }
+
+    fn cipher(&self, tunnel: &Tunnel<'_>) -> Option<String> {
+        let log = tunnel.log(Role::Client);
+        let (_, rest) = log.rsplit_once("cipher=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    }
+
     fn is_ours(&self) -> bool {
-        true
+        self.ours
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_is_a_name_and_settings_and_adds_its_name() {
+        let variant: Variant = "nogso:transport.gso=false,tun.offload=false"
+            .parse()
+            .expect("a variant");
+        assert_eq!(
+            variant.settings,
+            ["transport.gso=false", "tun.offload=false"]
+        );
+        let places = Places::default();
+        let name = |variant| Masque::new("mio", &places, variant).name;
+        assert_eq!(name(None), "masque-mio");
+        assert_eq!(name(Some(variant)), "masque-mio+nogso");
+        assert_eq!(name(Some(Variant::chacha20())), "masque-mio-chacha");
+        for wrong in ["", "name", ":a=b", "name:word"] {
+            assert!(wrong.parse::<Variant>().is_err(), "{wrong}");
+        }
     }
 }

@@ -40,9 +40,25 @@ pub trait Subject {
     /// What went wrong.
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error>;
 
+    /// Starts a second client and waits until it reaches the server. On a server with several shards it is
+    /// on another than the first.
+    ///
+    /// # Errors
+    /// What went wrong, or that this subject has one only.
+    fn start_second(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
+        let _ = tunnel;
+        Err(Error::Usage("measured with one client only".to_owned()))
+    }
+
     /// Ends both ends.
     fn stop(&self, tunnel: &mut Tunnel<'_>) {
         tunnel.stop();
+    }
+
+    /// What protects the packets of a running tunnel, where that is known.
+    fn cipher(&self, tunnel: &Tunnel<'_>) -> Option<String> {
+        let _ = tunnel;
+        None
     }
 
     /// Whether it is one of ours.
@@ -68,13 +84,17 @@ pub fn all(places: &Places) -> Vec<Box<dyn Subject>> {
     let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(raw::Raw)];
     for runtime in ["tokio", "smol", "mio"] {
         subjects.push(Box::new(masque::Masque::new(runtime, places, None)));
-        for variant in &places.variants {
+        let chacha20 = Variant::chacha20();
+        for variant in [&chacha20].into_iter().chain(&places.variants) {
             subjects.push(Box::new(masque::Masque::new(
                 runtime,
                 places,
                 Some(variant.clone()),
             )));
         }
+    }
+    for runtime in ["tokio", "smol"] {
+        subjects.push(Box::new(masque::Masque::idiomatic(runtime, places)));
     }
     subjects.push(Box::new(wireguard::WireGuard::go()));
     subjects.push(Box::new(wireguard::WireGuard::boringtun()));
@@ -101,6 +121,15 @@ fn find(program: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
         .ok_or_else(|| format!("{program} is not installed"))
+}
+
+/// The version that `cargo install` has noted for a program it installed, for those that do not tell.
+fn installed(program: &Path, package: &str) -> Option<String> {
+    let notes = program.parent()?.parent()?.join(".crates.toml");
+    let notes = std::fs::read_to_string(notes).ok()?;
+    let rest = notes.split_once(&format!("\"{package} "))?.1;
+    let version = rest.split_once(' ')?.0;
+    Some(format!("{package} {version}"))
 }
 
 /// The first line a program says of its version.

@@ -25,6 +25,10 @@ impl Subject for OpenVpn {
         ))
     }
 
+    fn cipher(&self, _: &Tunnel<'_>) -> Option<String> {
+        Some("aes-128-gcm".to_owned())
+    }
+
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
         let program = find("openvpn").map_err(Error::Usage)?;
         certificates(tunnel)?;

@@ -1,12 +1,13 @@
 //! quincy: a VPN over QUIC datagrams, in Rust on quinn.
 
-use super::{Role, Subject, Tunnel, find, openvpn, version};
+use super::{Role, Subject, Tunnel, find, installed, openvpn};
 use crate::error::Error;
 use crate::lab::{PORT, SERVER, run};
 
 const MTU: u32 = 1400;
 
-/// quincy with certificates and its default cipher.
+/// quincy 3 with certificates. Its cipher cannot be chosen: of AES-256-GCM and ChaCha20-Poly1305, which are
+/// all it offers, both ends of the same build take the first.
 pub(super) struct Quincy;
 
 impl Subject for Quincy {
@@ -18,8 +19,14 @@ impl Subject for Quincy {
         find("quincy-client")?;
         find("quincy-identity")?;
         find("openssl")?;
-        let version = version(&find("quincy-server")?, "--version");
-        Ok(format!("{version}; default cipher; MTU {MTU}"))
+        let server = find("quincy-server")?;
+        let version = installed(&server, "quincy-server");
+        let version = version.unwrap_or_else(|| "quincy, version unknown".to_owned());
+        Ok(format!("{version}; AES-256-GCM; Cubic; offload; MTU {MTU}"))
+    }
+
+    fn cipher(&self, _: &Tunnel<'_>) -> Option<String> {
+        Some("aes-256-gcm".to_owned())
     }
 
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
@@ -40,7 +47,7 @@ impl Subject for Quincy {
         let server = tunnel.write(
             "server.toml",
             &format!(
-                "name = \"qs0\"\ntunnel_network = \"10.77.0.1/24\"\nusers_file = {users:?}\n\
+                "name = \"bench\"\ninterface_name = \"qs0\"\ntunnel_network = \"10.77.0.1/24\"\nusers_file = {users:?}\n\
                  bind_address = \"0.0.0.0\"\nbind_port = {PORT}\n{tls}\
                  certificate_file = {:?}\ncertificate_key_file = {:?}\n{common}",
                 file("server.pem"),
@@ -52,7 +59,7 @@ impl Subject for Quincy {
             &format!(
                 "connection_string = \"{SERVER}:{PORT}\"\n{tls}\
                  trusted_certificate_paths = [{:?}]\nclient_certificate_file = {:?}\n\
-                 client_certificate_key_file = {:?}\n[network]\nroutes = []\ndns_servers = []\n{common}",
+                 client_certificate_key_file = {:?}\n[network]\ninterface_name = \"qc0\"\nroutes = []\ndns_servers = []\n{common}",
                 file("ca.pem"),
                 file("client.pem"),
                 file("client.key"),

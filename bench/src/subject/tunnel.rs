@@ -52,6 +52,8 @@ pub struct Tunnel<'a> {
     pub lab: &'a Lab,
     folder: TempDir,
     processes: Vec<(Role, Process)>,
+    /// The number of the second client's process in them.
+    second: Option<usize>,
     /// Waits for the first answer through the tunnel since the client was started.
     first: Option<Process>,
     client_started: u64,
@@ -71,6 +73,7 @@ impl<'a> Tunnel<'a> {
             folder: TempDir::with_prefix("masque-bench-")
                 .map_err(Error::system("temporary folder"))?,
             processes: Vec::new(),
+            second: None,
             first: None,
             client_started: 0,
             server,
@@ -99,6 +102,16 @@ impl<'a> Tunnel<'a> {
     /// # Errors
     /// What the system says.
     pub fn spawn(&mut self, role: Role, program: &Path, arguments: &[&str]) -> Result<(), Error> {
+        self.spawn_in(role.space(), role, program, arguments)
+    }
+
+    fn spawn_in(
+        &mut self,
+        space: Space,
+        role: Role,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<(), Error> {
         if role == Role::Client && self.first.is_none() {
             self.await_first()?;
             self.client_started = monotonic();
@@ -112,13 +125,58 @@ impl<'a> Tunnel<'a> {
         let again = log.try_clone().map_err(Error::system("log"))?;
         let process = Process::start(
             self.lab
-                .command(role.space(), program)
+                .command(space, program)
                 .args(arguments)
                 .stdout(log)
                 .stderr(again),
         )?;
         self.processes.push((role, process));
         Ok(())
+    }
+
+    /// Starts the second client's program, instead of one that runs, and waits until it reaches the server.
+    ///
+    /// # Errors
+    /// What the system says, or [`Error::Timeout`].
+    pub fn spawn_second(&mut self, program: &Path, arguments: &[&str]) -> Result<(), Error> {
+        if let Some(index) = self.second.take() {
+            let (_, mut process) = self.processes.remove(index);
+            process.stop();
+        }
+        let index = self.processes.len();
+        self.spawn_in(Space::Second, Role::Client, program, arguments)?;
+        self.second = Some(index);
+        let mut command = probe(self.lab, Space::Second)?;
+        let limit = PATIENCE.as_secs().to_string();
+        command.args(["first", &self.server.to_string(), "--limit", &limit]);
+        let mut first = Process::start(&mut command)?;
+        let _ = first
+            .wait(PATIENCE + Duration::from_secs(2))
+            .map_err(Error::system("waiting"))?;
+        match said(&mut first).at {
+            Some(_) => Ok(()),
+            None => Err(Error::Timeout(format!(
+                "no ping of the second client comes through{}",
+                self.logs()
+            ))),
+        }
+    }
+
+    /// Whether the second client runs.
+    #[must_use]
+    pub fn has_second(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// What the server has said of itself under `key`, as `key=value`, in order.
+    #[must_use]
+    pub fn server_said(&self, key: &str) -> Vec<String> {
+        let log = self.log(Role::Server);
+        let words = log.split_whitespace();
+        words
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Processes of one end.
@@ -170,12 +228,7 @@ impl<'a> Tunnel<'a> {
         };
         let limit = PATIENCE + Duration::from_secs(2);
         let _ = first.wait(limit).map_err(Error::system("waiting"))?;
-        let mut said = String::new();
-        if let Some(out) = &mut first.child().stdout {
-            let _ = out.read_to_string(&mut said);
-        }
-        let result: FirstResult = serde_json::from_str(&said).unwrap_or_default();
-        match result.at {
+        match said(&mut first).at {
             Some(at) => {
                 self.start_up = (self.client_started > 0)
                     .then(|| Duration::from_nanos(at.saturating_sub(self.client_started)));
@@ -197,14 +250,31 @@ impl<'a> Tunnel<'a> {
         Ok(())
     }
 
+    /// What one end has said so far.
+    #[must_use]
+    pub fn log(&self, role: Role) -> String {
+        let log = self.folder().join(format!("{}.log", role.name()));
+        // What is not there was not said.
+        let log = fs::read(log).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// The MTU of the client's device on the way to the server, in bytes.
+    #[must_use]
+    pub fn inner_mtu(&self) -> Option<f64> {
+        let ip = |arguments: &[&str]| self.lab.ip(Space::Client, arguments).ok();
+        let route = ip(&["-o", "route", "get", &self.server.to_string()])?;
+        let link = ip(&["-o", "link", "show", "dev", word_after(&route, "dev")?])?;
+        word_after(&link, "mtu")?.parse().ok()
+    }
+
     fn logs(&self) -> String {
         let mut text = String::new();
         for role in [Role::Server, Role::Client] {
-            let log = self.folder().join(format!("{}.log", role.name()));
-            let log = fs::read(log).unwrap_or_default();
-            let tail = &log[log.len().saturating_sub(TAIL)..];
+            let log = self.log(role);
+            let tail = &log[log.floor_char_boundary(log.len().saturating_sub(TAIL))..];
             if !tail.is_empty() {
-                text += &format!("\n--- {}\n{}", role.name(), String::from_utf8_lossy(tail));
+                text += &format!("\n--- {}\n{tail}", role.name());
             }
         }
         text
@@ -213,10 +283,27 @@ impl<'a> Tunnel<'a> {
     /// Ends all processes, the client's first.
     pub fn stop(&mut self) {
         self.first = None;
+        self.second = None;
         while let Some((_, mut process)) = self.processes.pop() {
             process.stop();
         }
     }
+}
+
+/// What a probe for the first answer has found; nothing, if it cannot tell.
+fn said(first: &mut Process) -> FirstResult {
+    let mut said = String::new();
+    if let Some(out) = &mut first.child().stdout {
+        let _ = out.read_to_string(&mut said);
+    }
+    serde_json::from_str(&said).unwrap_or_default()
+}
+
+/// What follows `key` in the words of `text`.
+fn word_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == key)?;
+    words.next()
 }
 
 impl Drop for Tunnel<'_> {

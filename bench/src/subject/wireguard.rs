@@ -51,6 +51,10 @@ impl Subject for WireGuard {
         ))
     }
 
+    fn cipher(&self, _: &Tunnel<'_>) -> Option<String> {
+        Some("chacha20-poly1305".to_owned())
+    }
+
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
         let program = find(&self.program).map_err(Error::Usage)?;
         let unique = std::process::id();

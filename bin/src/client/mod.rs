@@ -23,12 +23,11 @@ use masque_core::wire::prefix::IpPrefix;
 use self::backoff::Backoff;
 pub use self::install::Installer;
 use self::verdict::{Circumstances, Verdict};
-use crate::app::{self, GRACE, StopSignals};
+use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;
 use crate::config::{ClientFile, Source};
 use crate::exit::{Exit, Failure};
 use crate::runtime::Runtime;
-use crate::server::list;
 use crate::tls;
 
 /// How often the way to the server is looked at: a changed source address means another network.
@@ -68,15 +67,16 @@ pub fn serve<R: Runtime>(
         "client ready"
     );
     let installer = Installer::new(host, &settings, tun.name());
+    app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
     let app = ClientApp::new(settings, Some(installer), observer)?;
     let mut pump = app::pump(config, io, app)?;
     let controller = pump.controller();
     pump.app_mut().controller = Some(controller.clone());
-    signals.forward(controller, || Message::Stop);
+    signals.forward(vec![controller], || Message::Stop);
     let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-    app::account(&pump);
+    app::account(std::slice::from_ref(&pump));
     // The device goes first: deleting it takes its addresses and routes along.
     let (_, io, app) = pump.into_parts();
     drop(io);
@@ -98,6 +98,7 @@ pub fn config(settings: &ClientSettings, offload: Offload) -> Config {
             wanted_addresses: any.into_iter().map(IpPrefix::host).collect(),
             ..SessionConfig::default()
         },
+        shard: None,
         ports: vec![app::port_config(
             offload,
             *settings.tun.mtu.get_ref(),
@@ -494,7 +495,8 @@ impl App for ClientApp {
     fn on_event(&mut self, cx: &mut Cx<'_>, event: Event) {
         match event {
             Event::Connected { conn, remote, .. } => {
-                tracing::debug!(%conn, %remote, "connected");
+                let cipher = app::cipher(cx.endpoint, conn);
+                tracing::info!(%conn, %remote, cipher, "connected");
             }
             Event::TunnelUp { tunnel, .. } => {
                 if let Phase::Connecting(link, _) = self.phase

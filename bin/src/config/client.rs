@@ -218,7 +218,8 @@ impl ClientFile {
                 return Err(source.fault(key, "key is given without certificate"));
             }
         };
-        let credentials = Credentials::load(source, &self.ca, own)?;
+        let ciphers = self.transport.ciphers(source)?;
+        let credentials = Credentials::load(source, &self.ca, own)?.with_ciphers(ciphers);
         let url = self.url.into_inner();
         Ok(ClientSettings {
             template: url.template,

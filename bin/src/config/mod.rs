@@ -18,7 +18,7 @@ use toml::Spanned;
 
 pub use client::ClientFile;
 pub use server::ServerFile;
-pub use value::{ByteSize, Pem, Prefix, Span, Template};
+pub use value::{BitRate, ByteSize, Pem, Prefix, Shards, Span, Template};
 
 use crate::exit::{Exit, Failure};
 

@@ -1,6 +1,7 @@
 //! The server's file.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::shared::{TransportSection, TunSection};
-use super::{ByteSize, Pem, Prefix, Source, Span, Template};
+use super::{ByteSize, Pem, Prefix, Shards, Source, Span, Template};
 use crate::exit::Failure;
 use crate::tls::Credentials;
 
@@ -22,6 +23,9 @@ pub struct ServerFile {
     /// Where to listen: UDP addresses.
     #[serde(default = "default_listen")]
     pub listen: Spanned<Vec<Spanned<SocketAddr>>>,
+    /// How many threads share the connections.
+    #[serde(default)]
+    pub shards: Shards,
     /// The server's certificate and the chain below its root.
     pub certificate: Spanned<Pem>,
     /// Its private key.
@@ -115,6 +119,8 @@ pub struct LimitsSection {
 pub struct ServerSettings {
     /// Where to listen; `[::]` takes IPv4 as well.
     pub listen: Vec<SocketAddr>,
+    /// How many threads share the connections.
+    pub shards: NonZeroU16,
     /// Certificate, key and the clients' CA.
     pub credentials: Credentials,
     /// The templates requests are answered under, with their texts.
@@ -191,8 +197,9 @@ impl ServerFile {
         let statics = statics(source, &self.clients, &gateways)?;
         let routes = routes(source, &self.routes)?;
         let limits = self.limits.limits(source)?;
-        let credentials =
-            Credentials::load(source, &self.ca, Some((&self.certificate, &self.key)))?;
+        let ciphers = self.transport.ciphers(source)?;
+        let own = (&self.certificate, &self.key);
+        let credentials = Credentials::load(source, &self.ca, Some(own))?.with_ciphers(ciphers);
         let templates = match self.templates.is_empty() {
             false => self
                 .templates
@@ -210,6 +217,7 @@ impl ServerFile {
         let state_dir = source.folder().join(&self.state_dir);
         Ok(ServerSettings {
             listen,
+            shards: self.shards.0,
             credentials,
             templates,
             pools,

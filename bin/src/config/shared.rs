@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use masque_core::endpoint::{CongestionControl, TransportProfile};
+use masque_core::endpoint::{Cipher, CongestionControl, TransportProfile};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ByteSize, Source, Span};
+use super::{BitRate, ByteSize, Source, Span};
 use crate::exit::Failure;
+use crate::tls;
 
 /// `[tun]`: the device.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,6 +20,12 @@ pub struct TunSection {
     pub mtu: Spanned<u32>,
     /// Whether to use segmentation offload (super-packets) where the kernel can.
     pub offload: bool,
+    /// On a server with several shards: whether each has a queue of the device of its own, where the
+    /// kernel can. Without, the first shard reads for all.
+    pub multi_queue: bool,
+    /// On a server with several shards: whether the kernel chooses the queue by the inner destination
+    /// (eBPF), where it can. Without, by flows, and the shards hand on the rest.
+    pub steering: bool,
     /// Where the journal of changes to the host is kept; left out, `/run/masque`.
     pub run_dir: Option<PathBuf>,
 }
@@ -29,6 +36,8 @@ impl Default for TunSection {
             name: Spanned::new(0..0, "masque0".to_owned()),
             mtu: Spanned::new(0..0, 1400),
             offload: true,
+            multi_queue: true,
+            steering: true,
             run_dir: None,
         }
     }
@@ -70,10 +79,34 @@ pub enum Congestion {
     Cubic,
     /// RFC 9002.
     NewReno,
-    /// quinn-proto's BBR.
+    /// quinn-proto's BBR; draws randomness from the operating system.
     Bbr,
     /// A fixed rate: `rate` says which.
     Fixed,
+}
+
+/// An entry of `ciphers`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub enum CipherName {
+    /// AES with a key of 128 bits.
+    #[serde(rename = "aes-128-gcm")]
+    Aes128Gcm,
+    /// AES with a key of 256 bits.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// What needs no instructions of its own to be fast.
+    #[serde(rename = "chacha20-poly1305")]
+    Chacha20Poly1305,
+}
+
+impl From<CipherName> for Cipher {
+    fn from(name: CipherName) -> Self {
+        match name {
+            CipherName::Aes128Gcm => Self::Aes128Gcm,
+            CipherName::Aes256Gcm => Self::Aes256Gcm,
+            CipherName::Chacha20Poly1305 => Self::Chacha20Poly1305,
+        }
+    }
 }
 
 /// `[transport]`: QUIC on the path. What is left out keeps the default of the core.
@@ -82,8 +115,19 @@ pub enum Congestion {
 pub struct TransportSection {
     /// The controller.
     pub congestion: Option<Congestion>,
-    /// Bits per second, for `congestion = "fixed"`.
-    pub rate: Option<Spanned<u64>>,
+    /// For `congestion = "fixed"`.
+    pub rate: Option<Spanned<BitRate>>,
+    /// Bytes in flight before the first ACK.
+    pub initial_window: Option<Spanned<ByteSize>>,
+    /// The round-trip time assumed before the first is measured.
+    pub initial_rtt: Option<Spanned<Span>>,
+    /// Ask for an ACK only after more than so many packets.
+    pub ack_threshold: Option<Spanned<u32>>,
+    /// Ask for an ACK after so long at the latest.
+    pub max_ack_delay: Option<Spanned<Span>>,
+    /// Which ciphers are offered, the best first (client), or accepted (server); left out, all, in an
+    /// order that the processor decides.
+    pub ciphers: Option<Spanned<Vec<Spanned<CipherName>>>>,
     /// The UDP payload to start with, in bytes.
     pub initial_mtu: Option<Spanned<u16>>,
     /// The largest UDP payload tried, in bytes.
@@ -98,6 +142,9 @@ pub struct TransportSection {
     pub gso: Option<bool>,
     /// UDP generic receive offload, where the kernel can.
     pub gro: Option<bool>,
+    /// On a server with several shards: whether the kernel chooses the socket by the connection ID, where
+    /// it can. Without, by addresses and ports, and the shards hand on the rest.
+    pub steering: Option<bool>,
     /// The size of the UDP socket's buffers, each way.
     pub socket_buffer: Option<Spanned<ByteSize>>,
 }
@@ -108,17 +155,28 @@ impl TransportSection {
     /// # Errors
     /// The first setting that is out of range or contradicts another.
     pub fn profile(&self, source: &Source) -> Result<TransportProfile, Failure> {
-        let congestion = match (self.congestion.unwrap_or_default(), &self.rate) {
-            (Congestion::Fixed, Some(rate)) if *rate.get_ref() >= 10_000 => {
-                CongestionControl::Fixed(*rate.get_ref())
+        let mut profile = TransportProfile {
+            congestion: self.congestion(source)?,
+            ..TransportProfile::default()
+        };
+        self.start(source, &mut profile)?;
+        self.acknowledgements(source, &mut profile)?;
+        self.sizes(source, &mut profile)?;
+        self.silence(source, &mut profile)?;
+        Ok(profile)
+    }
+
+    fn congestion(&self, source: &Source) -> Result<CongestionControl, Failure> {
+        Ok(match (self.congestion.unwrap_or_default(), &self.rate) {
+            (Congestion::Fixed, Some(rate)) if rate.get_ref().0 >= 10_000 => {
+                CongestionControl::Fixed(rate.get_ref().0)
             }
             (Congestion::Fixed, Some(rate)) => {
-                return Err(source.fault(rate, "rate is in bits per second and at least 10000"));
+                return Err(source.fault(rate, "rate must be at least 10000 bit/s"));
             }
             (Congestion::Fixed, None) => {
-                return Err(
-                    source.whole("congestion = \"fixed\" needs transport.rate, in bits per second")
-                );
+                return Err(source
+                    .whole("congestion = \"fixed\" needs transport.rate, such as \"100Mbit/s\""));
             }
             (_, Some(rate)) => {
                 return Err(source.fault(rate, "rate is only for congestion = \"fixed\""));
@@ -126,11 +184,55 @@ impl TransportSection {
             (Congestion::Cubic, None) => CongestionControl::Cubic,
             (Congestion::NewReno, None) => CongestionControl::NewReno,
             (Congestion::Bbr, None) => CongestionControl::Bbr,
-        };
-        let mut profile = TransportProfile {
-            congestion,
-            ..TransportProfile::default()
-        };
+        })
+    }
+
+    /// What is taken for true before anything is measured.
+    fn start(&self, source: &Source, profile: &mut TransportProfile) -> Result<(), Failure> {
+        if let Some(window) = &self.initial_window {
+            if matches!(profile.congestion, CongestionControl::Fixed(_)) {
+                return Err(source.fault(
+                    window,
+                    "initial_window means nothing with congestion = \"fixed\"",
+                ));
+            }
+            // Two datagrams of the smallest kind; beyond the most no path has that many on the way.
+            if !(2_400..=64 << 20).contains(&window.get_ref().0) {
+                return Err(source.fault(window, "initial_window must be 2400 bytes to \"64MiB\""));
+            }
+            profile.initial_window = Some(window.get_ref().0);
+        }
+        if let Some(rtt) = &self.initial_rtt {
+            if !(1..=10_000).contains(&rtt.get_ref().0.as_millis()) {
+                return Err(source.fault(rtt, "initial_rtt must be \"1ms\" to \"10s\""));
+            }
+            profile.initial_rtt = rtt.get_ref().0;
+        }
+        Ok(())
+    }
+
+    fn acknowledgements(
+        &self,
+        source: &Source,
+        profile: &mut TransportProfile,
+    ) -> Result<(), Failure> {
+        if let Some(threshold) = &self.ack_threshold {
+            // A peer that says nothing for a whole window stops the sender.
+            if *threshold.get_ref() > 1_000 {
+                return Err(source.fault(threshold, "ack_threshold must be 0 to 1000 packets"));
+            }
+            profile.ack_threshold = Some(*threshold.get_ref());
+        }
+        if let Some(delay) = &self.max_ack_delay {
+            if !(1..=1_000).contains(&delay.get_ref().0.as_millis()) {
+                return Err(source.fault(delay, "max_ack_delay must be \"1ms\" to \"1s\""));
+            }
+            profile.max_ack_delay = Some(delay.get_ref().0);
+        }
+        Ok(())
+    }
+
+    fn sizes(&self, source: &Source, profile: &mut TransportProfile) -> Result<(), Failure> {
         for mtu in [&self.initial_mtu, &self.max_mtu].into_iter().flatten() {
             if *mtu.get_ref() < 1200 {
                 return Err(source.fault(mtu, "QUIC needs UDP payloads of at least 1200 bytes"));
@@ -152,6 +254,10 @@ impl TransportSection {
         if let Some(discover) = self.discover_mtu {
             profile.discover_mtu = discover;
         }
+        Ok(())
+    }
+
+    fn silence(&self, source: &Source, profile: &mut TransportProfile) -> Result<(), Failure> {
         if let Some(idle) = &self.idle_timeout {
             if idle.get_ref().0.as_secs() < 1 {
                 return Err(source.fault(idle, "idle_timeout must be at least \"1s\""));
@@ -170,7 +276,29 @@ impl TransportSection {
             },
             _ => {}
         }
-        Ok(profile)
+        Ok(())
+    }
+
+    /// The ciphers, the best first.
+    ///
+    /// # Errors
+    /// None at all, or one twice.
+    pub fn ciphers(&self, source: &Source) -> Result<Vec<Cipher>, Failure> {
+        let Some(list) = &self.ciphers else {
+            return Ok(tls::default_ciphers());
+        };
+        let mut ciphers: Vec<Cipher> = Vec::new();
+        for entry in list.get_ref() {
+            let cipher = Cipher::from(*entry.get_ref());
+            if ciphers.contains(&cipher) {
+                return Err(source.fault(entry, format!("{cipher} is listed twice")));
+            }
+            ciphers.push(cipher);
+        }
+        if ciphers.is_empty() {
+            return Err(source.fault(list, "ciphers needs at least one entry"));
+        }
+        Ok(ciphers)
     }
 
     /// The size of the UDP socket's buffers in bytes.

@@ -42,8 +42,18 @@ proptest! {
     }
 
     #[test]
+    fn a_rate_is_its_number_times_its_unit(whole in 0..1_000_000u64, thousandths in 0..1000u64) {
+        for (unit, factor) in [("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)] {
+            let rate = BitRate::parse(&format!("{whole}.{thousandths:03} {unit}")).unwrap();
+            prop_assert_eq!(rate.0, whole * factor + thousandths * factor / 1000);
+            let rate = BitRate::parse(&format!("{whole}{unit}")).unwrap();
+            prop_assert_eq!(rate.0, whole * factor);
+        }
+    }
+
+    #[test]
     fn no_text_makes_a_value_panic(text in ".{0,40}") {
-        let _ = (Prefix::parse(&text), Span::parse(&text), ByteSize::parse(&text), Template::parse(&text));
+        let _ = (Prefix::parse(&text), Span::parse(&text), ByteSize::parse(&text), BitRate::parse(&text), Template::parse(&text));
     }
 
     #[test]
@@ -85,5 +95,39 @@ fn the_gateway_is_the_first_host_address() {
             server::gateway_of(&pool),
             gateway.parse::<IpAddr>().unwrap()
         );
+    }
+}
+
+#[test]
+fn the_transport_section_becomes_the_profile_of_the_core() {
+    use masque_core::endpoint::{Cipher, CongestionControl};
+
+    let section = |text: &str| {
+        let source = source(text);
+        let section: shared::TransportSection = source.parse().unwrap();
+        let profile = section.profile(&source).unwrap();
+        (profile, section.ciphers(&source).unwrap())
+    };
+    let (profile, ciphers) = section(
+        "congestion = 'newreno'\ninitial_window = '32KiB'\ninitial_rtt = '30ms'\n\
+         ack_threshold = 10\nmax_ack_delay = '5ms'\nciphers = ['chacha20-poly1305', 'aes-256-gcm']",
+    );
+    assert_eq!(profile.congestion, CongestionControl::NewReno);
+    assert_eq!(profile.initial_window, Some(32 << 10));
+    assert_eq!(profile.initial_rtt.as_millis(), 30);
+    assert_eq!(profile.ack_threshold, Some(10));
+    assert_eq!(
+        profile.max_ack_delay.map(|delay| delay.as_millis()),
+        Some(5)
+    );
+    assert_eq!(ciphers, [Cipher::Chacha20Poly1305, Cipher::Aes256Gcm]);
+    for text in [
+        "rate = '100Mbit/s'",
+        "rate = '0.1 Gbit/s'",
+        "rate = 100_000_000",
+    ] {
+        let (profile, ciphers) = section(&format!("congestion = 'fixed'\n{text}"));
+        assert_eq!(profile.congestion, CongestionControl::Fixed(100_000_000));
+        assert_eq!(ciphers, crate::tls::default_ciphers());
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use masque_core::endpoint::MAX_SHARDS;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::template::UriTemplate;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -110,6 +112,49 @@ impl<'de> Deserialize<'de> for Template {
             "a URI template such as \"https://vpn.example/.well-known/masque/ip/{target}/{ipproto}/\"",
             Self::parse,
         )
+    }
+}
+
+/// How many shards a server has: a number, or `"auto"` for as many as there are processors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shards(pub NonZeroU16);
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self(NonZeroU16::MIN)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl Visitor<'_> for Count {
+            type Value = Shards;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number of shards from 1 to {MAX_SHARDS}, or \"auto\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Shards, E> {
+                u16::try_from(number)
+                    .ok()
+                    .filter(|number| *number <= MAX_SHARDS)
+                    .and_then(NonZeroU16::new)
+                    .map(Shards)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Shards, E> {
+                if text != "auto" {
+                    return Err(E::invalid_value(de::Unexpected::Str(text), &self));
+                }
+                let processors = std::thread::available_parallelism();
+                let processors = processors.map_or(1, |count| count.get().min(MAX_SHARDS.into()));
+                let count = u16::try_from(processors).ok().and_then(NonZeroU16::new);
+                Ok(Shards(count.unwrap_or(NonZeroU16::MIN)))
+            }
+        }
+        deserializer.deserialize_any(Count)
     }
 }
 
@@ -240,5 +285,70 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
         }
         deserializer.deserialize_any(Size)
+    }
+}
+
+/// A number of bits per second: `100000000`, `"100Mbit/s"`, `"1.5 Gbit/s"`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BitRate(pub u64);
+
+impl BitRate {
+    /// Reads a number, with at most three decimals, and its unit.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a rate such as \"100Mbit/s\" or \"2.5 Gbit/s\"");
+        let split = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(split);
+        let factor: u64 = match unit.trim_start() {
+            "bit/s" => 1,
+            "kbit/s" => 1_000,
+            "Mbit/s" => 1_000_000,
+            "Gbit/s" => 1_000_000_000,
+            _ => return Err(wrong()),
+        };
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        if decimals.is_empty() || decimals.len() > 3 {
+            return Err(wrong());
+        }
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let thousandths: u64 = format!("{decimals:0<3}").parse().map_err(|_| wrong())?;
+        // A rate of fractions of a bit is cut.
+        whole
+            .checked_mul(factor)
+            .and_then(|bits| bits.checked_add(factor.checked_mul(thousandths)? / 1_000))
+            .map(Self)
+            .ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for BitRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Rate;
+        impl Visitor<'_> for Rate {
+            type Value = BitRate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate such as \"100Mbit/s\", or a number of bits per second")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<BitRate, E> {
+                BitRate::parse(text).map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<BitRate, E> {
+                u64::try_from(number)
+                    .map(BitRate)
+                    .map_err(|_| E::custom("a rate cannot be negative"))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<BitRate, E> {
+                Ok(BitRate(number))
+            }
+        }
+        deserializer.deserialize_any(Rate)
     }
 }

@@ -23,11 +23,12 @@ use super::{
     print_transfer,
 };
 use crate::app;
+use crate::app::list;
 use crate::client::{self, ClientApp, Status};
 use crate::config::{ClientFile, ServerFile, Source};
 use crate::exit::Failure;
 use crate::runtime::Runtime;
-use crate::server::{self, ServerApp, list};
+use crate::server::{self, ServerApp};
 use crate::state::State;
 
 /// The MTU of the devices in memory: the least that carries IPv6.
@@ -116,7 +117,7 @@ fn start_server<R: Runtime>(
             .send(pump.controller())
             .map_err(|_| broken("nobody waits for the server"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-        app::account(&pump);
+        app::account(std::slice::from_ref(&pump));
         pump.into_parts().2.finish()
     });
     match controller.recv() {
@@ -144,7 +145,7 @@ fn start_client<R: Runtime>(
             .send(controller)
             .map_err(|_| broken("nobody waits for the client"))?;
         let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
-        app::account(&pump);
+        app::account(std::slice::from_ref(&pump));
         pump.into_parts().2.finish()
     });
     match controller.recv() {

@@ -158,7 +158,7 @@ add rule ip block way ip saddr 192.0.2.2 drop";
 
 /// Whether the server has written that these addresses are taken: in the file itself, not in the one
 /// that is about to replace it.
-fn leased(world: &World, addresses: &[IpAddr]) -> bool {
+pub(crate) fn leased(world: &World, addresses: &[IpAddr]) -> bool {
     let file = std::path::Path::new(&world.path("state")).join("leases.json");
     let text = std::fs::read_to_string(file).unwrap_or_default();
     addresses

@@ -1,5 +1,6 @@
 //! The real binaries between real network namespaces: a client, a router, a server, a host behind it.
 
+mod ciphers;
 mod clients;
 mod hostile;
 mod namespace;
@@ -8,6 +9,8 @@ mod paths;
 mod process;
 mod refusals;
 mod restores;
+mod shards;
 mod spoofing;
 mod traffic;
+mod without;
 mod world;

@@ -57,11 +57,37 @@ impl Process {
         command: &str,
         config: &Path,
     ) -> Self {
+        Self::start_with(namespace, binary, command, config, &[])
+    }
+
+    /// The same with more environment variables.
+    pub(crate) fn start_with(
+        namespace: &Namespace,
+        binary: Binary,
+        command: &str,
+        config: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::start_by(&[], namespace, binary, command, config, environment)
+    }
+
+    /// The same by a program that becomes it, such as `setpriv` with its options.
+    pub(crate) fn start_by(
+        launcher: &[&str],
+        namespace: &Namespace,
+        binary: Binary,
+        command: &str,
+        config: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = namespace.run(|| {
-            Command::new(binary.path())
+            let mut words = launcher.iter().copied().chain([binary.path()]);
+            Command::new(words.next().unwrap())
+                .args(words)
                 .args(["--log-format", "json", command, "-c"])
                 .arg(config)
                 .env("MASQUE_LOG", "debug")
+                .envs(environment.iter().copied())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
@@ -136,6 +162,16 @@ impl Process {
     pub(crate) fn has_said(&self, text: &str) -> bool {
         let log = self.log.0.lock().unwrap();
         log.lines.iter().any(|line| line.to_string().contains(text))
+    }
+
+    /// How many messages so far are as `wanted` says.
+    pub(crate) fn count(&self, wanted: impl Fn(&str) -> bool) -> usize {
+        let log = self.log.0.lock().unwrap();
+        let messages = log
+            .lines
+            .iter()
+            .filter_map(|line| line["fields"]["message"].as_str());
+        messages.filter(|message| wanted(message)).count()
     }
 
     /// Waits until a client has addresses and routes; gives the addresses, IPv4 first.
@@ -245,11 +281,19 @@ pub(crate) struct Ended {
 impl Ended {
     /// How many packets it dropped for this reason.
     pub(crate) fn dropped(&self, reason: &str) -> u64 {
-        let drops = self.totals["drops"].as_str().unwrap_or_default();
-        drops
-            .split(", ")
-            .filter_map(|drop| drop.split_once(' '))
-            .find(|(name, _)| *name == reason)
+        self.counted("drops", reason)
+    }
+
+    /// How many of its sockets or devices went without an offload.
+    pub(crate) fn without(&self, offload: &str) -> u64 {
+        self.counted("without", offload)
+    }
+
+    fn counted(&self, field: &str, name: &str) -> u64 {
+        let all = self.totals[field].as_str().unwrap_or_default();
+        all.split(", ")
+            .filter_map(|one| one.split_once(' '))
+            .find(|(other, _)| *other == name)
             .map_or(0, |(_, count)| count.parse().unwrap())
     }
 }

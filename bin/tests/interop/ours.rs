@@ -171,6 +171,7 @@ impl Ours {
             session.templates = vec![UriTemplate::parse(&url).expect("a good template")];
         }
         let config = Config {
+            shard: None,
             ports: vec![PortConfig {
                 id: port,
                 tcp_offload: false,

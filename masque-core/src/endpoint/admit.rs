@@ -6,20 +6,34 @@ use std::time::Instant;
 
 use quinn_proto::Incoming;
 
+use super::shard::Shared;
 use super::turns::Budget;
 use super::types::SocketId;
-use super::{DropReason, Endpoint};
+use super::{CloseReason, DropReason, Endpoint, Limits};
 use crate::wire::prefix::IpPrefix;
 
 /// Connection attempts that wait for their turn.
-#[derive(Default)]
 pub(super) struct Admission {
     waiting: VecDeque<(SocketId, Incoming, Ticket)>,
-    /// Handshakes waiting or under way, per source prefix.
-    sources: BTreeMap<IpPrefix, Load>,
     /// Handshakes under way.
     handshaking: usize,
+    /// Handshakes begun or completed.
     accepted_this_turn: usize,
+    /// What limits count, here and on the other shards.
+    shared: Shared,
+}
+
+/// What the limits on connections and handshakes count, on all shards.
+#[derive(Default)]
+pub(super) struct Crowd {
+    /// Connections, those that only wait for late packets included.
+    connections: usize,
+    /// Handshakes waiting for their turn.
+    waiting: usize,
+    /// Handshakes under way.
+    handshaking: usize,
+    /// Handshakes waiting or under way, per source prefix.
+    sources: BTreeMap<IpPrefix, Load>,
 }
 
 /// What a handshake takes up from its first packet to its end.
@@ -48,38 +62,54 @@ impl Load {
     }
 }
 
-impl Admission {
-    /// A new turn: the budget is whole again.
-    pub(super) fn new_turn(&mut self) {
-        self.accepted_this_turn = 0;
-    }
+/// What becomes of a first packet.
+enum Verdict {
+    Ignore,
+    Refuse,
+    Retry,
+    Queue,
+}
 
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub(super) fn handshaking(&self) -> usize {
-        self.handshaking
+impl Crowd {
+    pub(super) fn connections(&self) -> usize {
+        self.connections
     }
 
     pub(super) fn sources(&self) -> usize {
         self.sources.len()
     }
 
-    /// A handshake under way is over, whatever came of it.
-    pub(super) fn done(&mut self, ticket: Option<Ticket>) {
-        if let Some(ticket) = ticket {
-            self.handshaking = self.handshaking.saturating_sub(1);
-            self.give_back(ticket);
+    fn judge(&self, limits: &Limits, ticket: Ticket) -> Verdict {
+        let busy = self.handshaking + self.waiting;
+        let load = self.sources.get(&ticket.source).copied();
+        let load = load.unwrap_or_default();
+        if ticket.proven && load.proven >= limits.handshakes_per_source {
+            return Verdict::Ignore;
+        }
+        let connections = self.connections + self.waiting;
+        if busy >= limits.max_handshakes || connections >= limits.max_connections {
+            return Verdict::Refuse;
+        }
+        let suspicious = busy >= limits.retry_threshold
+            || load.proven + load.unproven >= limits.handshakes_per_source;
+        if suspicious && !ticket.proven {
+            Verdict::Retry
+        } else {
+            Verdict::Queue
         }
     }
 
-    fn enqueue(&mut self, socket: SocketId, incoming: Incoming, ticket: Ticket) {
+    fn begin(&mut self, ticket: Ticket) {
+        self.waiting += 1;
         *self.sources.entry(ticket.source).or_default().of(ticket) += 1;
-        self.waiting.push_back((socket, incoming, ticket));
     }
 
-    fn give_back(&mut self, ticket: Ticket) {
+    /// A handshake that waited waits no longer.
+    fn end_wait(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    fn end(&mut self, ticket: Ticket) {
         if let Some(load) = self.sources.get_mut(&ticket.source) {
             let count = load.of(ticket);
             *count = count.saturating_sub(1);
@@ -90,51 +120,114 @@ impl Admission {
     }
 }
 
+impl Admission {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            handshaking: 0,
+            accepted_this_turn: 0,
+            shared,
+        }
+    }
+
+    /// A new turn: the budget is whole again.
+    pub(super) fn new_turn(&mut self) {
+        self.accepted_this_turn = 0;
+    }
+
+    /// A handshake was completed: judging a client's certificate is half of the work of one.
+    pub(super) fn worked(&mut self) {
+        self.accepted_this_turn += 1;
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn handshaking(&self) -> usize {
+        self.handshaking
+    }
+
+    /// A handshake under way is over, whatever came of it.
+    pub(super) fn done(&mut self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket {
+            self.handshaking = self.handshaking.saturating_sub(1);
+            let crowd = &mut self.shared.registry().crowd;
+            crowd.handshaking = crowd.handshaking.saturating_sub(1);
+            crowd.end(ticket);
+        }
+    }
+
+    /// A connection came to be.
+    pub(super) fn arrived(&self) {
+        self.shared.registry().crowd.connections += 1;
+    }
+
+    /// A connection is no more.
+    pub(super) fn left(&self) {
+        let crowd = &mut self.shared.registry().crowd;
+        crowd.connections = crowd.connections.saturating_sub(1);
+    }
+
+    /// The next that waits; it counts as under way, or as over, from now on.
+    fn next(&mut self, under_way: bool) -> Option<(SocketId, Incoming, Ticket)> {
+        let (socket, incoming, ticket) = self.waiting.pop_front()?;
+        let crowd = &mut self.shared.registry().crowd;
+        crowd.end_wait();
+        if under_way {
+            crowd.handshaking += 1;
+            self.handshaking += 1;
+        } else {
+            crowd.end(ticket);
+        }
+        Some((socket, incoming, ticket))
+    }
+}
+
 impl Endpoint {
     /// A first packet: refused at a limit, answered with a Retry under load, else queued.
     pub(super) fn on_incoming(&mut self, now: Instant, socket: SocketId, incoming: Incoming) {
-        let limits = &self.limits;
         let ticket = Ticket {
             source: paying_prefix(incoming.remote_address()),
             proven: incoming.remote_address_validated(),
         };
-        let admission = &self.admission;
-        let busy = admission.handshaking + admission.waiting.len();
-        let load = admission
-            .sources
-            .get(&ticket.source)
-            .copied()
-            .unwrap_or_default();
-        if ticket.proven && load.proven >= limits.handshakes_per_source {
-            self.fwd.counters.drop(DropReason::HandshakeLimit, 1);
-            self.quic.ignore(incoming);
-            return;
-        }
-        let connections = self.ids.len() + admission.waiting.len();
-        let full = busy >= limits.max_handshakes || connections >= limits.max_connections;
-        if full || self.shutdown.is_some() {
-            self.refuse_incoming(socket, incoming);
-            return;
-        }
-        let suspicious = busy >= limits.retry_threshold
-            || load.proven + load.unproven >= limits.handshakes_per_source;
-        if suspicious && !ticket.proven {
-            let mut buf = Vec::new();
-            match self.quic.retry(incoming, &mut buf) {
-                Ok(transmit) => {
-                    self.budget.spend(Budget::ANSWER);
-                    self.fwd.counters.retries += 1;
-                    self.respond(socket, transmit, buf);
-                }
-                Err(refused) => {
-                    self.fwd.counters.drop(DropReason::HandshakeLimit, 1);
-                    self.quic.ignore(refused.into_incoming());
+        // Judged and counted in one: two shards never both take the last place.
+        let verdict = {
+            let crowd = &mut self.admission.shared.registry().crowd;
+            let verdict = match crowd.judge(&self.limits, ticket) {
+                Verdict::Retry | Verdict::Queue if self.shutdown.is_some() => Verdict::Refuse,
+                verdict => verdict,
+            };
+            if matches!(verdict, Verdict::Queue) {
+                crowd.begin(ticket);
+            }
+            verdict
+        };
+        match verdict {
+            Verdict::Ignore => {
+                self.fwd.counters.drop(DropReason::HandshakeLimit, 1);
+                self.quic.ignore(incoming);
+            }
+            Verdict::Refuse => self.refuse_incoming(socket, incoming),
+            Verdict::Retry => {
+                let mut buf = Vec::new();
+                match self.quic.retry(incoming, &mut buf) {
+                    Ok(transmit) => {
+                        self.budget.spend(Budget::ANSWER);
+                        self.fwd.counters.retries += 1;
+                        self.respond(socket, transmit, buf);
+                    }
+                    Err(refused) => {
+                        self.fwd.counters.drop(DropReason::HandshakeLimit, 1);
+                        self.quic.ignore(refused.into_incoming());
+                    }
                 }
             }
-            return;
+            Verdict::Queue => {
+                self.admission.waiting.push_back((socket, incoming, ticket));
+                self.accept_waiting(now);
+            }
         }
-        self.admission.enqueue(socket, incoming, ticket);
-        self.accept_waiting(now);
     }
 
     /// Accepts what the turn's budget allows.
@@ -143,7 +236,7 @@ impl Endpoint {
         while self.admission.accepted_this_turn < self.limits.handshakes_per_turn.max(1)
             && self.budget.allows()
         {
-            let Some((socket, incoming, ticket)) = self.admission.waiting.pop_front() else {
+            let Some((socket, incoming, ticket)) = self.admission.next(true) else {
                 return;
             };
             self.admission.accepted_this_turn += 1;
@@ -153,8 +246,7 @@ impl Endpoint {
 
     /// Refuses all that wait: nobody is let in any more.
     pub(super) fn refuse_waiting(&mut self) {
-        while let Some((socket, incoming, ticket)) = self.admission.waiting.pop_front() {
-            self.admission.give_back(ticket);
+        while let Some((socket, incoming, _)) = self.admission.next(false) {
             self.refuse_incoming(socket, incoming);
         }
     }
@@ -174,12 +266,11 @@ impl Endpoint {
             Ok((handle, connection)) => {
                 self.budget.spend(Budget::FIRST_FLIGHT);
                 self.fwd.counters.handshakes += 1;
-                self.admission.handshaking += 1;
                 self.adopt_server(handle, connection, socket, remote, ticket);
                 self.drive(now, handle.0);
             }
             Err(error) => {
-                self.admission.give_back(ticket);
+                self.admission.done(Some(ticket));
                 if let Some(transmit) = error.response {
                     self.respond(socket, transmit, buf);
                 }
@@ -191,8 +282,14 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         // quinn-proto wants to be told what became of each.
-        while let Some((_, incoming, _)) = self.admission.waiting.pop_front() {
+        while let Some((_, incoming, _)) = self.admission.next(false) {
             self.quic.ignore(incoming);
+        }
+        // The other shards go on, and count what is left.
+        for mut conn in std::mem::take(&mut self.conns).into_iter().flatten() {
+            self.admission.done(conn.pays.take());
+            self.tell_closed(&mut conn, CloseReason::Local);
+            self.admission.left();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Between a session and its QUIC connection: the only place that touches `quinn_proto::Connection`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,9 +9,11 @@ use quinn_proto::{
     SendDatagramError, StreamEvent, VarInt, WriteError,
 };
 
+use super::cipher::{self, Cipher};
 use super::event::CloseReason;
 use super::tls;
 use crate::error::H3Code;
+use crate::few::FewMap;
 use crate::session::{Event as SessionEvent, QuicInput, QuicOutput, Session, Timer, TimerOp};
 use crate::trace::{Layer, Recorder, TraceEvent, What};
 use crate::wire::stream::{Direction, Role, StreamId};
@@ -36,9 +38,9 @@ pub(super) struct Bridge {
     session: Session,
     role: Role,
     opens: VecDeque<Direction>,
-    timers: BTreeMap<Timer, Instant>,
+    timers: FewMap<Timer, Instant>,
     /// Streams with bytes that the session did not want yet.
-    paused: BTreeSet<StreamId>,
+    paused: FewMap<StreamId, ()>,
     lost: bool,
     /// The most bytes of datagrams QUIC keeps.
     datagram_buffer: usize,
@@ -56,8 +58,8 @@ impl Bridge {
             session,
             role,
             opens: VecDeque::new(),
-            timers: BTreeMap::new(),
-            paused: BTreeSet::new(),
+            timers: FewMap::default(),
+            paused: FewMap::default(),
             lost: false,
             datagram_buffer,
         }
@@ -132,6 +134,14 @@ impl Bridge {
         (self.conn.poll_timeout(), session)
     }
 
+    /// Gives back memory that a connection at rest does not need.
+    pub(super) fn rest(&mut self) {
+        self.session.rest();
+        self.opens.shrink_to_fit();
+        self.timers.shrink();
+        self.paused.shrink();
+    }
+
     /// The next received DATAGRAM frame.
     pub(super) fn recv_datagram(&mut self) -> Option<Bytes> {
         self.conn.datagrams().recv()
@@ -202,6 +212,10 @@ impl Bridge {
         tls::proven(self.conn.crypto_session().peer_identity())
     }
 
+    pub(super) fn cipher(&self) -> Option<Cipher> {
+        cipher::negotiated(self.conn.crypto_session())
+    }
+
     fn on_quic_event(
         &mut self,
         event: QuicEvent,
@@ -209,15 +223,15 @@ impl Bridge {
         events: &mut Vec<BridgeEvent>,
     ) {
         match event {
-            QuicEvent::HandshakeDataReady
-            | QuicEvent::DatagramReceived
-            | QuicEvent::DatagramsUnblocked => {}
+            QuicEvent::DatagramReceived | QuicEvent::DatagramsUnblocked => {}
+            // A server can send before the handshake is complete: its SETTINGS travel beside its
+            // certificate, and a client's request beside the end of the handshake (RFC 9114 §7.2.4.2).
+            // Nothing in them is a secret; what a client says is not read before it is known.
+            QuicEvent::HandshakeDataReady if self.role == Role::Server => self.start_session(),
+            QuicEvent::HandshakeDataReady => {}
             QuicEvent::Connected => {
-                let limit = self.max_datagram().map(|_| u64::from(u16::MAX));
                 events.push(BridgeEvent::Connected);
-                self.session.handle_quic(QuicInput::Connected {
-                    peer_max_datagram_frame_size: limit,
-                });
+                self.start_session();
             }
             QuicEvent::ConnectionLost { reason } => {
                 trace.record(|| TraceEvent {
@@ -232,6 +246,15 @@ impl Bridge {
             }
             QuicEvent::Stream(event) => self.on_stream_event(event),
         }
+    }
+
+    /// The peer's transport parameters are known, and streams can be opened. The session ignores a
+    /// second start.
+    fn start_session(&mut self) {
+        let limit = self.max_datagram().map(|_| u64::from(u16::MAX));
+        self.session.handle_quic(QuicInput::Connected {
+            peer_max_datagram_frame_size: limit,
+        });
     }
 
     fn on_stream_event(&mut self, event: StreamEvent) {
@@ -266,7 +289,7 @@ impl Bridge {
         };
         loop {
             if !self.session.wants_data(stream) {
-                self.paused.insert(stream);
+                self.paused.insert(stream, ());
                 break;
             }
             match chunks.next(READ_CHUNK) {
@@ -374,7 +397,7 @@ impl Bridge {
                 self.paused.remove(&stream);
             }
             QuicOutput::Resume { stream } => {
-                if self.paused.contains(&stream) {
+                if self.paused.contains_key(&stream) {
                     self.read(stream);
                 }
             }

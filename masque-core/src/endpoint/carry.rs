@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::conn::{self, Conn};
-use super::forward::{self, Across, From as PacketFrom};
+use super::forward::{self, Across, From as PacketFrom, Place};
 use super::{DropReason, Endpoint, PortId, TunnelHandle};
 use crate::wire::ip::PacketInfo;
 use crate::wire::ip::icmp::IcmpError;
@@ -26,18 +26,73 @@ impl Endpoint {
                 return Err((DropReason::Malformed, 1));
             }
         };
+        let from = PacketFrom::Device(port);
+        if let Some(place) = self.fwd.last_place(port, &info) {
+            let result = self.enter_at(now, place, true, header, data, &info, from);
+            return self.counted(result);
+        }
         let handle = match self.fwd.route(port, &info) {
             Ok(handle) => handle,
             Err(reason) => {
                 self.fwd.dropped(reason, data.len(), &mut self.trace);
-                if reason == DropReason::NoTunnel && self.is_client_space(info.destination) {
+                if reason == DropReason::NoTunnel && self.fwd.in_pool(info.destination) {
                     let error = IcmpError::AddressUnreachable;
                     self.fwd.answer_to_device(now, port, error, data, &info);
                 }
                 return Err((reason, 1));
             }
         };
-        self.enter_tunnel(now, handle, header, data, &info, PacketFrom::Device(port))
+        if let Some(shard) = self.elsewhere(handle.conn) {
+            return Ok(self.send_on(shard, handle, port, header, data, &info));
+        }
+        let Some(place) = self.place_of(handle) else {
+            return self.no_tunnel(data);
+        };
+        let result = self.enter_at(now, place, false, header, data, &info, from);
+        if result.is_ok() {
+            self.fwd.remember(port, &info, place);
+        }
+        self.counted(result)
+    }
+
+    /// Queues a packet from a device of another shard in a tunnel that is here.
+    pub(super) fn enter_from_port(
+        &mut self,
+        now: Instant,
+        handle: TunnelHandle,
+        port: PortId,
+        header: VnetHdr,
+        data: &[u8],
+        info: &PacketInfo,
+    ) -> Result<u32, (DropReason, u32)> {
+        let from = PacketFrom::Device(port);
+        let result = self.enter_tunnel(now, handle, header, data, info, from);
+        self.counted(result)
+    }
+
+    fn counted(
+        &mut self,
+        result: Result<u32, (DropReason, u32)>,
+    ) -> Result<u32, (DropReason, u32)> {
+        self.fwd.counters.packets_in += u64::from(*result.as_ref().unwrap_or(&0));
+        result
+    }
+
+    fn no_tunnel(&mut self, data: &[u8]) -> Result<u32, (DropReason, u32)> {
+        let reason = DropReason::NoTunnel;
+        self.fwd.dropped(reason, data.len(), &mut self.trace);
+        Err((reason, 1))
+    }
+
+    fn place_of(&self, handle: TunnelHandle) -> Option<Place> {
+        let conn = *self.ids.get(&handle.conn)?;
+        let mut tunnels = self.conns.get(conn)?.as_ref()?.tunnels.iter();
+        let tunnel = tunnels.position(|tunnel| tunnel.handle == handle)?;
+        Some(Place {
+            handle,
+            conn,
+            tunnel,
+        })
     }
 
     pub(super) fn hop_limit_exceeded(&mut self, now: Instant, port: PortId, packet: &[u8]) {
@@ -58,32 +113,52 @@ impl Endpoint {
         info: &PacketInfo,
         from: PacketFrom,
     ) -> Result<u32, (DropReason, u32)> {
+        match self.place_of(handle) {
+            Some(place) => self.enter_at(now, place, false, header, data, info, from),
+            None => self.no_tunnel(data),
+        }
+    }
+
+    /// `judged`: the rules of forwarding were asked about such a packet before, and have not changed.
+    #[expect(clippy::too_many_arguments, reason = "the path of a packet")]
+    fn enter_at(
+        &mut self,
+        now: Instant,
+        place: Place,
+        judged: bool,
+        header: VnetHdr,
+        data: &[u8],
+        info: &PacketInfo,
+        from: PacketFrom,
+    ) -> Result<u32, (DropReason, u32)> {
+        let (at, index) = (place.conn, place.tunnel);
         if !self.fwd.has_room(data.len()) {
             self.relieve(data.len());
         }
-        let at = self.ids.get(&handle.conn).copied();
-        let conn = at.and_then(|at| Some((at, self.conns.get_mut(at)?.as_mut()?)));
-        let found = conn.and_then(|(at, conn)| {
-            let mut tunnels = conn.tunnels.iter();
-            let index = tunnels.position(|tunnel| tunnel.handle == handle)?;
-            Some((at, conn, index))
-        });
-        let Some((at, conn, index)) = found else {
-            let reason = DropReason::NoTunnel;
-            self.fwd.dropped(reason, data.len(), &mut self.trace);
-            return Err((reason, 1));
+        let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+        let is_there = |conn: &&mut Box<Conn>| {
+            let tunnel = conn.tunnels.get(index);
+            tunnel.is_some_and(|tunnel| tunnel.handle == place.handle)
         };
-        let result =
-            self.fwd
-                .enter_tunnel(now, conn, index, header, data, info, from, &mut self.trace);
+        let Some(conn) = conn.filter(is_there) else {
+            return self.no_tunnel(data);
+        };
+        let result = self.fwd.enter_tunnel(
+            now,
+            conn,
+            index,
+            judged,
+            header,
+            data,
+            info,
+            from,
+            &mut self.trace,
+        );
         conn.pay_for_entry(data.len());
         self.turns.wake(at, conn);
         self.turns.weigh(at, conn);
-        if conn
-            .tunnels
-            .get(index)
-            .is_some_and(|tunnel| tunnel.header.is_none())
-        {
+        let tunnel = conn.tunnels.get(index);
+        if tunnel.is_some_and(|tunnel| tunnel.header.is_none()) {
             self.drive(now, at);
         }
         result
@@ -99,6 +174,10 @@ impl Endpoint {
         }
         while !self.fwd.across.is_empty() {
             for Across { to, packet } in std::mem::take(&mut self.fwd.across) {
+                if let Some(shard) = self.elsewhere(to.conn) {
+                    self.send_across(shard, to, packet);
+                    continue;
+                }
                 let Ok(info) = PacketInfo::parse(&packet) else {
                     continue;
                 };
@@ -122,21 +201,23 @@ impl Endpoint {
         let largest = conn.bridge.max_datagram().unwrap_or(0);
         let (mut room, goal) = conn.bridge.datagram_room();
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
-        // ones keep others from waiting. On a fast path both are had.
-        let quantum = goal / 2;
+        // ones keep others from waiting. Turns of what QUIC takes at once are both on a fast path, where
+        // that is a super-packet, and on a slow one, where it is a few packets.
+        let quantum = goal;
         let mut idle = 0;
-        while idle < conn.tunnels.len() {
-            conn.turn = (conn.turn + 1) % conn.tunnels.len();
-            let tunnel = &mut conn.tunnels[conn.turn];
-            if room == 0 {
-                return;
+        while idle < conn.tunnels.len() && room > 0 {
+            conn.turn += 1;
+            if conn.turn >= conn.tunnels.len() {
+                conn.turn = 0;
             }
-            let prefix = tunnel.header.map_or(0, |header| header.as_slice().len());
+            let tunnel = &mut conn.tunnels[conn.turn];
+            let prefix = tunnel.header.as_ref();
+            let prefix = prefix.map_or(0, |header| header.as_slice().len());
             let before = tunnel.queue.bytes();
             let datagram = tunnel.queue.pop(now, prefix, quantum);
             self.fwd.queued_bytes -= before - tunnel.queue.bytes();
-            let losses = tunnel.queue.take_losses();
-            if losses.dropped + losses.marked > 0 {
+            if tunnel.queue.has_losses() {
+                let losses = tunnel.queue.take_losses();
                 self.fwd
                     .counters
                     .drop(DropReason::Congestion, losses.dropped);

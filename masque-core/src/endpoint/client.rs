@@ -24,7 +24,8 @@ impl Endpoint {
         if self.shutdown.is_some() {
             return Err(ConnectError::ShuttingDown);
         }
-        if self.ids.len() >= self.limits.max_connections {
+        let connections = self.seat.shared.registry().crowd.connections();
+        if connections >= self.limits.max_connections {
             return Err(ConnectError::Limit);
         }
         if self.fwd.port(target.config.port).is_none() {
@@ -91,6 +92,7 @@ impl Endpoint {
                 Vec::new(),
                 RouteAdvertisement::default(),
             );
+            conn.tunnels.reserve_exact(1);
             conn.tunnels.push(tunnel);
             if let Some(port) = self.fwd.port_mut(conn.port) {
                 port.clients.push(handle);
@@ -185,7 +187,6 @@ impl Endpoint {
             .fwd
             .port(conn.port)
             .map_or(1500, |port| port.config.mtu);
-        let identity = conn.identity.clone().filter(|_| conn.role == Role::Server);
         for tunnel in &mut conn.tunnels {
             let Some(announce_by) = tunnel.announce_by else {
                 continue;
@@ -215,7 +216,7 @@ impl Endpoint {
                 let scope: Scope = tunnel.scope.clone();
                 self.events.push_back(Event::TunnelUp {
                     tunnel: handle,
-                    identity: identity.clone(),
+                    identity: conn.identity.clone().filter(|_| conn.role == Role::Server),
                     scope,
                 });
                 self.events.push_back(Event::Mtu {

@@ -129,4 +129,7 @@ pub enum ConnectError {
     /// No such port.
     #[error("no such port")]
     UnknownPort,
+    /// The server has fewer shards.
+    #[error("no such shard")]
+    UnknownShard,
 }

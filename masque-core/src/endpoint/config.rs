@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::shard::Shard;
 use super::types::{Identity, PortId};
 use crate::session::SessionConfig;
 use crate::wire::prefix::{AddressRange, IpPrefix};
@@ -22,6 +23,9 @@ pub struct Config {
     pub session: SessionConfig,
     /// The TUN devices.
     pub ports: Vec<PortConfig>,
+    /// The place among the shards of a server on several cores; `None` for an endpoint that is all of
+    /// its server, or a client.
+    pub shard: Option<Shard>,
 }
 
 /// A TUN device as the endpoint sees it.
@@ -130,23 +134,28 @@ pub enum CongestionControl {
     Cubic,
     /// RFC 9002.
     NewReno,
-    /// quinn-proto's BBR; draws randomness that is not from [`super::Entropy`].
+    /// quinn-proto's BBR. It draws randomness from the operating system, not from [`super::Entropy`]: runs
+    /// with it cannot be replayed.
     Bbr,
     /// A window for this many bits per second at the current round-trip time.
     Fixed(u64),
 }
 
 /// QUIC on the path: every window, buffer and limit is set here on purpose.
+///
+/// Pacing has no setting: quinn-proto always spreads a window over a round trip, in bursts of about 2 ms,
+/// until the window passes 4 GiB.
 #[derive(Clone, Debug)]
 pub struct TransportProfile {
     /// The controller.
     pub congestion: CongestionControl,
     /// The UDP payload to start with, in bytes. From 1,200, the first probe of path MTU discovery asks
-    /// for 1,326 with the default `max_mtu`; it travels beside the request and is back before the
+    /// for 1,336 with the default `max_mtu`; it travels beside the request and is back before the
     /// response, so a tunnel that can carry IPv6 does so from its first packet, and a path that takes
     /// no more than 1,200 costs no round trip to find out.
     pub initial_mtu: u16,
-    /// The largest UDP payload that path MTU discovery tries.
+    /// The largest UDP payload that path MTU discovery tries. The default is what IPv4 leaves of 1,500
+    /// bytes; over IPv6 the search ends 20 bytes below it, after the loss of a few probes.
     pub max_mtu: u16,
     /// Whether path MTU discovery runs.
     pub discover_mtu: bool,
@@ -164,8 +173,14 @@ pub struct TransportProfile {
     pub stream_receive_window: u32,
     /// Bytes of stream data kept for sending.
     pub send_window: u64,
-    /// Ask for fewer ACKs: one per so many packets (draft-ietf-quic-ack-frequency).
+    /// Bytes in flight before the first ACK; `None` is the controller's own choice. A fixed rate has none.
+    pub initial_window: Option<u64>,
+    /// Ask for fewer ACKs: only after more than so many packets (draft-ietf-quic-ack-frequency). The peer
+    /// does as asked if it knows the extension, as ours do.
     pub ack_threshold: Option<u32>,
+    /// Ask for an ACK after so long at the latest, however few packets there are
+    /// (draft-ietf-quic-ack-frequency); `None` leaves it at the peer's own `max_ack_delay`.
+    pub max_ack_delay: Option<Duration>,
 }
 
 impl Default for TransportProfile {
@@ -173,7 +188,7 @@ impl Default for TransportProfile {
         Self {
             congestion: CongestionControl::Cubic,
             initial_mtu: 1200,
-            max_mtu: 1452,
+            max_mtu: 1472,
             discover_mtu: true,
             idle_timeout: Duration::from_secs(30),
             keep_alive: Some(Duration::from_secs(10)),
@@ -182,7 +197,9 @@ impl Default for TransportProfile {
             datagram_send_buffer: 256 << 10,
             stream_receive_window: 128 << 10,
             send_window: 256 << 10,
+            initial_window: None,
             ack_threshold: None,
+            max_ack_delay: None,
         }
     }
 }
@@ -194,8 +211,9 @@ pub struct Limits {
     pub max_connections: usize,
     /// Handshakes at once.
     pub max_handshakes: usize,
-    /// Handshakes accepted per turn; the rest wait. Each takes half a millisecond, for which everybody
-    /// waits; between turns, those that have tunnels are served.
+    /// Handshakes begun and completed per turn; beyond that those to begin wait. Few, because
+    /// everybody else waits for the end of the turn; a server that has nothing else to do takes
+    /// the next turn at once.
     pub handshakes_per_turn: usize,
     /// From so many handshakes at once on, an unproven source address gets a Retry.
     pub retry_threshold: usize,

@@ -14,6 +14,7 @@ use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
 use crate::session::TunnelId;
 use crate::wire::datagram::DatagramHeader;
 use crate::wire::ip::PacketInfo;
+use crate::wire::offload::Verdict;
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::{Scope, Target};
 use crate::wire::stream::Role;
@@ -98,6 +99,9 @@ pub(super) struct Tunnel {
     pub(super) announce_by: Option<Instant>,
     pub(super) queue: TunnelQueue,
     pub(super) icmp: RateLimit,
+    /// Stands for this tunnel's rules where packets that continue others are let through with them; 0
+    /// before the first packet.
+    pub(super) verdict: Verdict,
     pub(super) sent_packets: u64,
     pub(super) received_packets: u64,
     pub(super) sent_bytes: u64,

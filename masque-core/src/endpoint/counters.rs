@@ -44,11 +44,13 @@ pub enum DropReason {
     NoIpv6,
     /// A TUN packet whose source lies inside a pool: it came back through the kernel.
     PoolSource,
+    /// For another shard, whose mailbox was full.
+    MailboxFull,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::Offload,
         Self::SourceNotAssigned,
@@ -69,6 +71,7 @@ impl DropReason {
         Self::HandshakeLimit,
         Self::NoIpv6,
         Self::PoolSource,
+        Self::MailboxFull,
     ];
 
     /// Its name in logs, traces and metrics.
@@ -95,6 +98,7 @@ impl DropReason {
             Self::HandshakeLimit => "handshake_limit",
             Self::NoIpv6 => "no_ipv6",
             Self::PoolSource => "pool_source",
+            Self::MailboxFull => "mailbox_full",
         }
     }
 }
@@ -127,6 +131,10 @@ pub struct Counters {
     pub retries: u64,
     /// Connections refused at a limit.
     pub refused: u64,
+    /// Pieces of mail for other shards.
+    pub mail_sent: u64,
+    /// Pieces of mail of other shards.
+    pub mail_received: u64,
 }
 
 impl Counters {

@@ -6,7 +6,8 @@ use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
-use super::conn::Conn;
+use super::conn::{Conn, Tunnel};
+use super::shard::Notice;
 use super::turns::Budget;
 use super::{
     CloseReason, ConnId, DropReason, Endpoint, Event, PortId, SocketId, TunnelClosed, TunnelHandle,
@@ -32,8 +33,8 @@ impl Endpoint {
         remote: std::net::SocketAddr,
         pays: Option<Ticket>,
     ) -> ConnId {
-        let id = ConnId(self.next_id);
-        self.next_id += 1;
+        let id = self.seat.shared.next_id(self.seat.id);
+        self.admission.arrived();
         let mut session = Session::new(role, self.session.clone());
         session.set_tracing(self.trace.is_on());
         let conn = Conn {
@@ -143,13 +144,7 @@ impl Endpoint {
         self.put_back(at, conn);
         self.deliver_across(now);
         for id in std::mem::take(&mut self.to_replace) {
-            self.close_by_id(
-                now,
-                id,
-                CloseReason::Replaced,
-                H3Code::NO_ERROR,
-                "replaced by a newer connection",
-            );
+            self.obey(now, Notice::Replace(id));
         }
     }
 
@@ -158,11 +153,10 @@ impl Endpoint {
         if conn.bridge.is_drained() {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
+            self.admission.left();
             self.turns.forget(at, &mut conn);
             self.ids.remove(&conn.id);
-            if let Some(armed) = conn.armed {
-                self.armed.remove(&(armed, at));
-            }
+            self.armed.set(at, None);
             return;
         }
         if !conn.timer_dirty {
@@ -173,6 +167,16 @@ impl Endpoint {
     }
 
     pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
+        // What packets of an established tunnel begin with is known; the session reads all else.
+        let strip = |state: &Tunnel| state.header.as_ref()?.strip(datagram);
+        let mut tunnels = conn.tunnels.iter().enumerate();
+        if let Some((index, packet)) =
+            tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
+        {
+            return self
+                .fwd
+                .leave_tunnel(now, conn, index, packet, &mut self.trace);
+        }
         match conn.bridge.session().open_datagram(datagram) {
             DatagramVerdict::IpPacket { tunnel, offset } => {
                 self.on_packet(
@@ -220,7 +224,10 @@ impl Endpoint {
     pub(super) fn on_bridge_event(&mut self, now: Instant, conn: &mut Conn, event: BridgeEvent) {
         match event {
             BridgeEvent::Connected => {
-                self.budget.spend(Budget::LAST_FLIGHT);
+                if conn.pays.is_some() {
+                    self.admission.worked();
+                    self.budget.spend(Budget::LAST_FLIGHT);
+                }
                 self.admission.done(conn.pays.take());
                 conn.handshake_by = None;
                 let remote = conn.bridge.remote();
@@ -251,6 +258,9 @@ impl Endpoint {
     }
 
     pub(super) fn on_session_event(&mut self, now: Instant, conn: &mut Conn, event: SessionEvent) {
+        if !matches!(event, SessionEvent::Packet { .. }) {
+            self.fwd.rules_changed();
+        }
         match event {
             SessionEvent::PeerSettings(_) | SessionEvent::GoAway => {}
             SessionEvent::Requested { tunnel, request } => {

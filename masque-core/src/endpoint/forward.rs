@@ -4,22 +4,21 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use ipnet::{Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
 
 use super::answers::error_for;
 use super::config::{Access, PortConfig};
 use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
+use super::owners::Owners;
 use super::rate::RateLimit;
+use super::space::AddressSpace;
 use super::types::{PortId, TunnelHandle};
 use crate::session::Command as SessionCommand;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
 use crate::wire::ip::fragment::{FragmentError, MIN_MTU, fragments};
 use crate::wire::ip::icmp::IcmpError;
 use crate::wire::ip::{self, PacketInfo};
-use crate::wire::offload::{Coalescer, TunFrame, VnetHdr, segment};
-use crate::wire::prefix::IpPrefix;
+use crate::wire::offload::{Coalescer, TunFrame, Verdict, VnetHdr, segment};
 use crate::wire::stream::Role;
 
 /// Bytes taken from the allocator at a time for packets on their way into tunnels.
@@ -39,10 +38,12 @@ pub(super) struct Port {
 /// What the server lets through beside the rules of each tunnel.
 pub(super) struct Policy {
     pub(super) access: Access,
+    /// What `access` denies.
+    pub(super) deny: AddressSpace,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) port: PortId,
     /// Pools and static assignments: where clients' addresses are.
-    pub(super) client_space: Vec<IpPrefix>,
+    pub(super) client_space: AddressSpace,
 }
 
 /// A packet on its way from one tunnel to another.
@@ -51,15 +52,27 @@ pub(super) struct Across {
     pub(super) packet: Bytes,
 }
 
+/// Where a tunnel is: its connection among the endpoint's, and which of that connection's it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) handle: TunnelHandle,
+    pub(super) conn: usize,
+    pub(super) tunnel: usize,
+}
+
 /// Everything forwarding needs beside the connections themselves.
 pub(super) struct Forwarding {
     pub(super) ports: Vec<Port>,
-    v4: PrefixMap<Ipv4Net, TunnelHandle>,
-    v6: PrefixMap<Ipv6Net, TunnelHandle>,
+    /// Whose packets are whose, on all shards.
+    pub(super) owners: Owners,
     pub(super) policy: Option<Policy>,
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
     arena: BytesMut,
+    /// How many tunnels have had a packet let through.
+    verdicts: Verdict,
+    /// Device, protocol, destination and source of the last packet that entered a tunnel, and where.
+    last: Option<((PortId, u8, IpAddr, IpAddr), Place)>,
     /// The bytes in the queues of all tunnels.
     pub(super) queued_bytes: usize,
     /// What inner flows are hashed with.
@@ -87,12 +100,13 @@ impl Forwarding {
             .collect();
         Self {
             ports,
-            v4: PrefixMap::new(),
-            v6: PrefixMap::new(),
+            owners: Owners::default(),
             policy,
             counters: Counters::default(),
             across: Vec::new(),
             arena: BytesMut::new(),
+            verdicts: 0,
+            last: None,
             queued_bytes: 0,
             flow_key,
             tunnel_queue_bytes: limits.tunnel_queue_bytes,
@@ -110,44 +124,34 @@ impl Forwarding {
 
     /// Whose address this is.
     pub(super) fn owner(&self, address: IpAddr) -> Option<TunnelHandle> {
-        match address {
-            IpAddr::V4(v4) => self.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, owner)| *owner),
-            IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, owner)| *owner),
-        }
+        self.owners.of(address)
     }
 
-    /// Packets for `prefix` go to `owner`, unless a newer tunnel has the same prefix: tunnels of one
-    /// identity share addresses, and which was established last is a matter of luck.
-    pub(super) fn claim(&mut self, prefix: IpPrefix, owner: TunnelHandle) {
-        let older = |other: &TunnelHandle| *other < owner;
-        match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) if self.v4.get(&net).is_none_or(older) => {
-                self.v4.insert(net, owner);
-            }
-            ipnet::IpNet::V6(net) if self.v6.get(&net).is_none_or(older) => {
-                self.v6.insert(net, owner);
-            }
-            _ => {}
+    /// Addresses, routes or tunnels are others than before: every packet is judged anew.
+    pub(super) fn rules_changed(&mut self) {
+        for port in &mut self.ports {
+            port.out.forget_verdicts();
         }
+        self.last = None;
     }
 
-    /// Forgets a claim, if it is still `owner`'s, and says whether it was.
-    pub(super) fn release(&mut self, prefix: IpPrefix, owner: TunnelHandle) -> bool {
-        match prefix.to_ipnet() {
-            ipnet::IpNet::V4(net) if self.v4.get(&net) == Some(&owner) => {
-                self.v4.remove(&net).is_some()
-            }
-            ipnet::IpNet::V6(net) if self.v6.get(&net) == Some(&owner) => {
-                self.v6.remove(&net).is_some()
-            }
-            _ => false,
-        }
+    /// Where the last packet from a device went, if this one is of the same hosts and protocol: the
+    /// rules look at nothing else.
+    #[inline]
+    pub(super) fn last_place(&self, port: PortId, info: &PacketInfo) -> Option<Place> {
+        let (last, place) = self.last.as_ref()?;
+        (*last == (port, info.protocol, info.destination, info.source)).then_some(*place)
     }
 
-    /// How many prefixes and devices lead to tunnels.
-    pub(super) fn claims(&self) -> usize {
-        let of_clients = self.ports.iter().map(|port| port.clients.len());
-        self.v4.len() + self.v6.len() + of_clients.sum::<usize>()
+    /// Remembers where a packet from a device went.
+    pub(super) fn remember(&mut self, port: PortId, info: &PacketInfo, place: Place) {
+        let packet = (port, info.protocol, info.destination, info.source);
+        self.last = Some((packet, place));
+    }
+
+    /// How many devices lead to tunnels.
+    pub(super) fn device_claims(&self) -> usize {
+        self.ports.iter().map(|port| port.clients.len()).sum()
     }
 
     /// Takes frames the caller has written back into the coalescer.
@@ -168,6 +172,16 @@ impl Forwarding {
         packet: &[u8],
         trace: &mut Recorder,
     ) {
+        let state = &mut conn.tunnels[tunnel];
+        // Most packets continue a super-packet whose first packet was judged by the same rules.
+        if let Some(port) = self.port_mut(conn.port)
+            && port.out.follow(state.verdict, packet)
+        {
+            state.received_packets += 1;
+            state.received_bytes += packet.len() as u64;
+            self.counters.packets_out += 1;
+            return;
+        }
         let info = match PacketInfo::parse(packet) {
             Ok(info) => info,
             Err(_) => return self.dropped(DropReason::Malformed, packet.len(), trace),
@@ -186,8 +200,14 @@ impl Forwarding {
         match verdict {
             Ok(None) => {
                 self.counters.packets_out += 1;
+                let state = &mut conn.tunnels[tunnel];
+                if state.verdict == 0 {
+                    self.verdicts += 1;
+                    state.verdict = self.verdicts;
+                }
+                let verdict = state.verdict;
                 if let Some(port) = self.port_mut(conn.port) {
-                    port.out.push(packet);
+                    port.out.push_judged(verdict, packet);
                 }
             }
             Ok(Some(to)) => {
@@ -222,7 +242,7 @@ impl Forwarding {
             return Ok(None);
         };
         let to = info.destination;
-        if policy.access.deny.iter().any(|prefix| prefix.contains(to)) {
+        if policy.deny.contains(to) {
             return Err(DropReason::Prohibited);
         }
         if policy.gateways.contains(&to) {
@@ -247,13 +267,16 @@ impl Forwarding {
         }
     }
 
-    fn in_pool(&self, address: IpAddr) -> bool {
-        let space = self
-            .policy
-            .as_ref()
-            .map(|policy| policy.client_space.as_slice())
-            .unwrap_or_default();
-        space.iter().any(|prefix| prefix.contains(address))
+    /// Whether `address` lies in a pool or a static assignment.
+    pub(super) fn in_pool(&self, address: IpAddr) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.client_space.contains(address))
+    }
+
+    /// Whether clients have addresses of this IP version.
+    pub(super) fn has_version(&self, v4: bool) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.client_space.has_version(v4))
     }
 
     /// Judges a packet from a device and finds its tunnel.
@@ -289,6 +312,7 @@ impl Forwarding {
         now: Instant,
         conn: &mut Conn,
         tunnel: usize,
+        judged: bool,
         header: VnetHdr,
         packet: &[u8],
         info: &PacketInfo,
@@ -302,10 +326,11 @@ impl Forwarding {
         let state = &mut conn.tunnels[tunnel];
         let mtu = state.admits(now);
         // Across tunnels the sender's own rules were checked already; here the receiver's hold.
-        if let Err(reason) = state
-            .judge(way, info)
-            .and_then(|()| fits_version(mtu, info))
-        {
+        let verdict = match judged {
+            true => Ok(()),
+            false => state.judge(way, info),
+        };
+        if let Err(reason) = verdict.and_then(|()| fits_version(mtu, info)) {
             let count = self.lost(reason, header, packet, info, trace);
             if let Some(error) = error_for(reason) {
                 self.report(now, conn, tunnel, from, error, packet, info);
@@ -473,17 +498,24 @@ impl Forwarding {
     }
 
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
+    ///
+    /// A tunnel may hold as much as all tunnels together leave free (Choudhury and Hahne's dynamic
+    /// thresholds): many that want everything end up with the same, and one that comes late, or
+    /// queues little, always finds room. One that holds more than that sheds a little with every packet.
     pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
+        let mut has_shed = false;
         loop {
             let queued = tunnel.queue.bytes();
-            let fits = queued + bytes <= self.tunnel_queue_bytes && self.has_room(bytes);
-            if fits {
+            let free = self.total_queue_bytes.saturating_sub(self.queued_bytes);
+            let fits = queued + bytes <= self.tunnel_queue_bytes && bytes <= free;
+            if fits && (has_shed || queued + bytes <= free) {
                 return true;
             }
             let shed = tunnel.queue.shed();
             if shed == 0 {
-                return false;
+                return fits;
             }
+            has_shed = true;
             self.queued_bytes -= queued - tunnel.queue.bytes();
             self.counters.drop(DropReason::QueueFull, shed);
         }
@@ -596,7 +628,7 @@ fn header_length(packet: &[u8], info: &PacketInfo) -> usize {
 }
 
 /// How many packets a super-packet stands for.
-fn packets_in(header: VnetHdr, packet: &[u8], info: &PacketInfo) -> u32 {
+pub(super) fn packets_in(header: VnetHdr, packet: &[u8], info: &PacketInfo) -> u32 {
     if header.gso_type & !VnetHdr::GSO_ECN == VnetHdr::GSO_NONE || header.gso_size == 0 {
         return 1;
     }

@@ -84,6 +84,12 @@ impl TunnelQueue {
         self.datagrams
     }
 
+    /// Whether there are losses to be taken.
+    #[inline]
+    pub(super) fn has_losses(&self) -> bool {
+        self.losses.dropped + self.losses.marked > 0
+    }
+
     /// Takes the losses counted since the last call.
     pub(super) fn take_losses(&mut self) -> Losses {
         std::mem::take(&mut self.losses)
@@ -277,8 +283,7 @@ impl Flow {
             return None;
         };
         self.bytes -= datagram.len();
-        let waited = now.saturating_duration_since(since);
-        if waited < TARGET || self.bytes <= FLOOR {
+        if self.bytes <= FLOOR || now.saturating_duration_since(since) < TARGET {
             self.codel.first_above = None;
             return Some((datagram, false));
         }

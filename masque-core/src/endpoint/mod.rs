@@ -17,34 +17,42 @@
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
+//! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
+//! | `shard.rs` | several endpoints as one server, and the mail between them |
+//! | `timers.rs`, `deadlines.rs` | when what is due |
 //! | `turns.rs` | whose turn it is to send, and who makes room |
-//! | `pool.rs` | addresses, leases, static assignments |
 
 mod admit;
 mod answers;
 mod bridge;
 mod carry;
+mod cipher;
 mod client;
 mod command;
 mod config;
 mod conn;
 mod counters;
+mod deadlines;
 mod drive;
 mod entropy;
 mod event;
 mod forward;
 mod fq_codel;
+mod owners;
 mod pool;
 mod rate;
 mod routes;
+mod runs;
 mod server;
 mod setup;
+mod shard;
+mod space;
 mod timers;
 mod tls;
 mod turns;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
@@ -54,6 +62,7 @@ use quinn_proto::DatagramEvent;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
     Access, ClientConfig, Config, CongestionControl, Lease, Limits, PortConfig, ServerConfig,
@@ -62,6 +71,7 @@ pub use config::{
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
 pub use event::{CloseReason, Event, TunnelClosed};
+pub use shard::{MAX_SHARDS, Mail, Shard, ShardId, Shared, shard_of};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
     RecvMeta, RejectReason, Rejected, SocketId, TimerReason, Transmit, TunBatch, TunnelHandle,
@@ -71,9 +81,10 @@ pub use types::{
 use admit::Admission;
 use bridge::BridgeEvent;
 use conn::Conn;
+use deadlines::Deadlines;
 use forward::{Forwarding, Policy};
-use pool::AddressBook;
 use setup::WallClock;
+use shard::Seat;
 use turns::{Budget, Turns};
 
 use crate::session::SessionConfig;
@@ -83,6 +94,9 @@ use crate::wire::offload::VnetHdr;
 
 /// The most stateless answers (Retry, reset, version negotiation) that wait to be sent.
 const MAX_RESPONSES: usize = 256;
+/// After so many datagrams of a batch their connection looks at what they have brought: the packets
+/// are then still in the innermost cache, where decryption has left them.
+const DRIVE_AFTER: usize = 12;
 /// The largest UDP payload.
 const MAX_UDP: usize = 65_507;
 
@@ -93,22 +107,23 @@ pub struct Endpoint {
     client_ids: Arc<Mutex<ChaCha20Rng>>,
     profile: TransportProfile,
     limits: Limits,
-    session: SessionConfig,
+    session: Arc<SessionConfig>,
     server: Option<ServerConfig>,
     /// By quinn-proto's handle.
     conns: Vec<Option<Box<Conn>>>,
     ids: BTreeMap<ConnId, usize>,
-    next_id: u64,
     fwd: Forwarding,
-    book: AddressBook,
+    seat: Seat,
     admission: Admission,
     events: VecDeque<Event>,
     responses: VecDeque<(Transmit, Vec<u8>)>,
     turns: Turns,
     budget: Budget,
     /// Deadlines of connections; kept up lazily through `stale`.
-    armed: BTreeSet<(Instant, usize)>,
+    armed: Deadlines,
     stale: Vec<usize>,
+    /// Connections that are due: a buffer.
+    due: Vec<usize>,
     /// The last `now`, so that forgotten output is due at once.
     now: Instant,
     shutdown: Option<Instant>,
@@ -120,8 +135,9 @@ pub struct Endpoint {
     touched: Vec<usize>,
     /// Packets between tunnels are being delivered further down the stack.
     delivering: bool,
-    /// The connections of each identity that have not ended.
-    of_identity: BTreeMap<Identity, BTreeSet<ConnId>>,
+    /// For other shards.
+    mail: VecDeque<(ShardId, Mail)>,
+    mail_bytes: usize,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -136,13 +152,18 @@ impl Endpoint {
     /// An endpoint at `now`, which is `wall` in calendar time (certificates expire by it).
     ///
     /// # Errors
-    /// [`ConnectError::Profile`] if the transport profile cannot be used.
+    /// [`ConnectError::Profile`] if the transport profile cannot be used;
+    /// [`ConnectError::UnknownShard`] if the server has fewer shards than that.
     pub fn new(
         now: Instant,
         wall: SystemTime,
         config: Config,
         entropy: Entropy,
     ) -> Result<Self, ConnectError> {
+        let seat = Seat::new(&config)?;
+        let entropy = seat.entropy(entropy);
+        let mut limits = config.limits;
+        limits.total_queue_bytes /= usize::from(seat.shared.shards().get());
         let clock = Arc::new(WallClock::new(now, wall));
         let secret = config
             .server
@@ -150,24 +171,20 @@ impl Endpoint {
             .map_or_else(|| entropy.bytes("secret"), |server| server.secret);
         let server = match &config.server {
             Some(server) => Some(Arc::new(
-                setup::server_config(server, &config.transport, &config.limits, clock.clone())
+                setup::server_config(server, &config.transport, &limits, clock.clone())
                     .map_err(ConnectError::Profile)?,
             )),
             None => None,
         };
-        let quic_config = Arc::new(setup::endpoint_config(&entropy, secret));
-        let book = match &config.server {
-            Some(server) => AddressBook::new(
-                &server.pools,
-                &server.gateways,
-                &server.statics,
-                &server.leases,
-                config.limits.lease_lifetime,
-            ),
-            None => AddressBook::new(&[], &[], &[], &[], config.limits.lease_lifetime),
-        };
+        let quic_config = Arc::new(setup::endpoint_config(
+            &entropy,
+            secret,
+            seat.id,
+            seat.shared.shards(),
+        ));
         let policy = config.server.as_ref().map(|server| Policy {
             access: server.access.clone(),
+            deny: server.access.deny.iter().copied().collect(),
             gateways: server.gateways.clone(),
             port: server.port,
             client_space: server
@@ -187,22 +204,22 @@ impl Endpoint {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
             clock,
             client_ids: Arc::new(Mutex::new(entropy.fork("client cid"))),
-            fwd: Forwarding::new(config.ports, policy, &config.limits, flow_key, now),
+            fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
-            limits: config.limits,
-            session: config.session,
+            limits,
+            session: Arc::new(config.session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
-            next_id: 0,
-            book,
-            admission: Admission::default(),
+            admission: Admission::new(seat.shared.clone()),
+            seat,
             events: VecDeque::new(),
             responses: VecDeque::new(),
             turns: Turns::default(),
             budget: Budget::default(),
-            armed: BTreeSet::new(),
+            armed: Deadlines::default(),
             stale: Vec::new(),
+            due: Vec::new(),
             now,
             shutdown: None,
             shutdown_told: false,
@@ -212,24 +229,43 @@ impl Endpoint {
             bridge_events: Vec::new(),
             touched: Vec::new(),
             delivering: false,
-            of_identity: BTreeMap::new(),
+            mail: VecDeque::new(),
+            mail_bytes: 0,
         })
     }
 
-    /// Takes a whole GRO batch: datagrams of `meta.stride` bytes each, the last perhaps shorter.
-    pub fn handle_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
+    /// Takes a whole GRO batch: datagrams of `meta.stride` bytes each, the last perhaps shorter. What
+    /// belongs to another shard leaves by [`Endpoint::poll_mail`].
+    pub fn handle_udp(&mut self, now: Instant, meta: RecvMeta, data: BytesMut) {
         self.advance(now);
         let total = data.len();
         self.trace(None, || {
             What::Input(format!("udp {total} bytes from {}", meta.remote).into())
         });
+        if self.seat.alone {
+            self.take_udp(now, meta, data);
+        } else {
+            self.sort_udp(now, meta, data);
+        }
+    }
+
+    #[inline]
+    fn take_udp(&mut self, now: Instant, meta: RecvMeta, mut data: BytesMut) {
         let ecn = meta.ecn.map(|ecn| match ecn {
             Ecn::Ect0 => quinn_proto::EcnCodepoint::Ect0,
             Ecn::Ect1 => quinn_proto::EcnCodepoint::Ect1,
             Ecn::Ce => quinn_proto::EcnCodepoint::Ce,
         });
         let mut touched = std::mem::take(&mut self.touched);
+        let mut taken = 0;
         while !data.is_empty() {
+            if taken == DRIVE_AFTER {
+                taken = 0;
+                for at in touched.drain(..) {
+                    self.drive(now, at);
+                }
+            }
+            taken += 1;
             let datagram = data.split_to(meta.stride.clamp(1, data.len()));
             self.fwd.counters.udp_received += 1;
             self.scratch.clear();
@@ -283,10 +319,7 @@ impl Endpoint {
             self.fwd.counters.super_packets += 1;
         }
         match self.take_from_port(now, port, header, data) {
-            Ok(queued) => {
-                self.fwd.counters.packets_in += u64::from(queued);
-                Accepted { queued, dropped: 0 }
-            }
+            Ok(queued) => Accepted { queued, dropped: 0 },
             Err((_, dropped)) => Accepted { queued: 0, dropped },
         }
     }
@@ -325,10 +358,7 @@ impl Endpoint {
             }
         };
         match result {
-            Ok(queued) => {
-                self.fwd.counters.packets_in += u64::from(queued);
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err((DropReason::QueueFull, _)) => Err(Rejected {
                 packet,
                 reason: RejectReason::Full,
@@ -369,6 +399,19 @@ impl Endpoint {
         false
     }
 
+    /// Gives back the memory that only load needs (spare buffers, emptied queues). To be called, if at
+    /// all, when nothing has come for a while; the next packets pay for it with allocations.
+    pub fn rest(&mut self, now: Instant) {
+        for port in &mut self.fwd.ports {
+            port.out.rest();
+        }
+        for conn in self.conns.iter_mut().flatten() {
+            for tunnel in &mut conn.tunnels {
+                tunnel.queue.rest(now);
+            }
+        }
+    }
+
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -400,6 +443,7 @@ impl Endpoint {
         Some(ConnectionInfo {
             remote: conn.bridge.remote(),
             identity: conn.identity.clone(),
+            cipher: conn.bridge.cipher(),
             rtt: stats.path.rtt,
             congestion_window: stats.path.cwnd,
             path_mtu: conn.bridge.path_mtu(),
@@ -451,17 +495,23 @@ impl Endpoint {
             conns().count(),
             "every connection has an ID"
         );
+        let prefixes = if self.seat.alone {
+            self.fwd.owners.len()
+        } else {
+            self.seat.shared.prefixes()
+        };
+        let registry = self.seat.shared.registry();
         Usage {
             connections: self.ids.len(),
-            identities: self.of_identity.len(),
+            identities: registry.of_identity.len(),
             tunnels: tunnels().count(),
-            claims: self.fwd.claims(),
-            addresses: self.book.in_use(),
+            claims: prefixes + self.fwd.device_claims(),
+            addresses: registry.book.in_use(),
             queued_bytes: self.fwd.queued_bytes,
             queued_datagrams: tunnels().map(|tunnel| tunnel.queue.len()).sum(),
             handshakes: self.admission.handshaking(),
             waiting_handshakes: self.admission.waiting(),
-            handshake_sources: self.admission.sources(),
+            handshake_sources: registry.crowd.sources(),
             deadlines: self.armed.len(),
         }
     }
@@ -483,9 +533,13 @@ impl Endpoint {
         self.conns.get(*self.ids.get(&id)?)?.as_deref()
     }
 
+    #[inline]
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.clock.set(now);
+        if self.seat.has_news() {
+            self.catch_up(now);
+        }
     }
 
     fn trace(&mut self, connection: Option<ConnId>, what: impl FnOnce() -> What) {

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use super::config::{Lease, StaticAssignment};
+use super::runs::Runs;
+use super::space::AddressSpace;
 use super::types::{Identity, TunnelHandle};
 use crate::wire::prefix::IpPrefix;
 
@@ -14,6 +16,9 @@ use crate::wire::prefix::IpPrefix;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("address pool exhausted")]
 pub(super) struct Exhausted;
+
+/// What a tunnel was assigned by command, and the identity it was for.
+type Reservation = (Option<Identity>, Vec<IpPrefix>);
 
 /// Addresses for clients.
 #[derive(Debug)]
@@ -24,10 +29,15 @@ pub(super) struct AddressBook {
     /// Every address somebody has: leased, lent for one tunnel, or static.
     taken: BTreeSet<IpAddr>,
     static_prefixes: Vec<IpPrefix>,
+    static_space: AddressSpace,
+    /// What no pool may give out now, by IP version: taken, static or set aside. Kept beside the
+    /// others, so that the next free address is found at once.
+    blocked: [Runs; 2],
     /// Addresses lent for as long as one tunnel lives.
     lent: usize,
     /// What tunnels were assigned by command, and for whom: nobody else gets it meanwhile.
-    reserved: BTreeMap<TunnelHandle, (Option<Identity>, Vec<IpPrefix>)>,
+    reserved: BTreeMap<TunnelHandle, Reservation>,
+    reserved_space: AddressSpace,
     /// Before then no lease expires.
     next_expiry: Option<SystemTime>,
     lifetime: Duration,
@@ -56,47 +66,42 @@ impl AddressBook {
                 .map(|entry| (entry.identity.clone(), entry.addresses.clone()))
                 .collect(),
             leases: BTreeMap::new(),
-            taken: gateways.iter().copied().collect(),
+            taken: BTreeSet::new(),
+            blocked: Default::default(),
+            static_space: statics
+                .iter()
+                .flat_map(|entry| entry.addresses.iter().copied())
+                .collect(),
             static_prefixes: statics
                 .iter()
                 .flat_map(|entry| entry.addresses.iter().copied())
                 .collect(),
             lent: 0,
             reserved: BTreeMap::new(),
+            reserved_space: AddressSpace::default(),
             next_expiry: None,
             lifetime,
         };
+        for &gateway in gateways {
+            book.take(gateway);
+        }
+        for prefix in &book.static_prefixes {
+            block(&mut book.blocked, prefix);
+        }
         for lease in leases {
             let known = book.statics.contains_key(&lease.identity)
                 || book.leases.contains_key(&lease.identity);
             let usable = lease.addresses.iter().all(|&address| book.is_free(address));
             if usable && !known {
-                book.taken.extend(lease.addresses.iter().copied());
+                lease
+                    .addresses
+                    .iter()
+                    .for_each(|&address| book.take(address));
                 book.leases.insert(lease.identity.clone(), lease.clone());
             }
         }
         book.next_expiry = book.earliest_expiry();
         book
-    }
-
-    /// Whether `address` lies in a pool or belongs to a static assignment.
-    pub(super) fn covers(&self, address: IpAddr) -> bool {
-        self.pools.iter().any(|pool| pool.prefix.contains(address))
-            || self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.contains(address))
-    }
-
-    /// The IP versions of the pools.
-    pub(super) fn has_version(&self, v4: bool) -> bool {
-        self.pools
-            .iter()
-            .any(|pool| pool.prefix.address().is_ipv4() == v4)
-            || self
-                .static_prefixes
-                .iter()
-                .any(|prefix| prefix.address().is_ipv4() == v4)
     }
 
     /// The addresses of an identity: its static ones, else its lease, renewed or made now. The second
@@ -125,7 +130,7 @@ impl AddressBook {
                 Err(_) if self.leases.contains_key(identity) && !addresses.is_empty() => {}
                 Err(exhausted) => {
                     for address in addresses {
-                        self.taken.remove(&address);
+                        self.release(address);
                     }
                     return Err(exhausted);
                 }
@@ -165,7 +170,7 @@ impl AddressBook {
     /// Takes lent addresses back.
     pub(super) fn give_back(&mut self, addresses: &[IpPrefix]) {
         for prefix in addresses {
-            if self.taken.remove(&prefix.address()) {
+            if self.release(prefix.address()) {
                 self.lent -= 1;
             }
         }
@@ -185,19 +190,49 @@ impl AddressBook {
             .all(|prefix| self.may_have(tunnel, identity, own, prefix))
     }
 
-    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before.
+    /// Sets aside what a tunnel is assigned by command, in place of what it was assigned so before,
+    /// which [`Self::restore`] takes.
     pub(super) fn reserve(
         &mut self,
         tunnel: TunnelHandle,
         identity: Option<Identity>,
         prefixes: Vec<IpPrefix>,
-    ) {
-        self.reserved.insert(tunnel, (identity, prefixes));
+    ) -> Option<Reservation> {
+        let before = self.take_reservation(tunnel);
+        self.put_reservation(tunnel, (identity, prefixes));
+        before
+    }
+
+    /// Undoes a [`Self::reserve`].
+    pub(super) fn restore(&mut self, tunnel: TunnelHandle, before: Option<Reservation>) {
+        self.end_reservation(tunnel);
+        if let Some(before) = before {
+            self.put_reservation(tunnel, before);
+        }
     }
 
     /// What a tunnel was assigned by command is free again.
     pub(super) fn end_reservation(&mut self, tunnel: TunnelHandle) {
-        self.reserved.remove(&tunnel);
+        self.take_reservation(tunnel);
+    }
+
+    fn put_reservation(&mut self, tunnel: TunnelHandle, reservation: Reservation) {
+        for prefix in &reservation.1 {
+            block(&mut self.blocked, prefix);
+            self.reserved_space.insert(*prefix);
+        }
+        self.reserved.insert(tunnel, reservation);
+    }
+
+    fn take_reservation(&mut self, tunnel: TunnelHandle) -> Option<Reservation> {
+        let ended = self.reserved.remove(&tunnel)?;
+        for prefix in &ended.1 {
+            self.reserved_space.remove(*prefix);
+        }
+        for prefix in &ended.1 {
+            self.unblock(prefix);
+        }
+        Some(ended)
     }
 
     fn may_have(
@@ -217,12 +252,13 @@ impl AddressBook {
         let mut statics = self.statics.iter();
         let mut reserved = self.reserved.iter();
         taken.all(is_own)
-            && statics
-                .all(|(owner, prefixes)| Some(owner) == identity || !prefixes.iter().any(overlaps))
-            && reserved.all(|(holder, (owner, prefixes))| {
-                let same = owner.is_some() && owner.as_ref() == identity;
-                *holder == tunnel || same || !prefixes.iter().any(overlaps)
-            })
+            && (!self.may_overlap(prefix)
+                || statics.all(|(owner, prefixes)| {
+                    Some(owner) == identity || !prefixes.iter().any(overlaps)
+                }) && reserved.all(|(holder, (owner, prefixes))| {
+                    let same = owner.is_some() && owner.as_ref() == identity;
+                    *holder == tunnel || same || !prefixes.iter().any(overlaps)
+                }))
     }
 
     /// Addresses lent, and prefixes set aside.
@@ -264,12 +300,27 @@ impl AddressBook {
         for identity in &ended {
             if let Some(lease) = self.leases.remove(identity) {
                 for address in lease.addresses {
-                    self.taken.remove(&address);
+                    self.release(address);
                 }
             }
         }
         self.next_expiry = self.earliest_expiry();
         (ended, renewed)
+    }
+
+    /// Before then no lease expires.
+    pub(super) fn next_expiry(&self) -> Option<SystemTime> {
+        self.next_expiry
+    }
+
+    /// The leases, in the order of identities.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// The lease of an identity, if it has one.
+    pub(super) fn leased(&self, identity: &Identity) -> Option<Lease> {
+        self.leases.get(identity).cloned()
     }
 
     fn earliest_expiry(&self) -> Option<SystemTime> {
@@ -278,19 +329,55 @@ impl AddressBook {
     }
 
     fn is_free(&self, address: IpAddr) -> bool {
-        !self.taken.contains(&address)
-            && self.set_aside(address).is_none()
+        let blocked = &self.blocked[version(address)];
+        blocked.next_free(number(address)) == Some(number(address))
             && self
                 .pools
                 .iter()
                 .any(|pool| pool.prefix.contains(address) && pool.usable(address))
     }
 
-    /// The prefix, static or assigned by command, that keeps an address from the pool.
-    fn set_aside(&self, address: IpAddr) -> Option<&IpPrefix> {
+    fn take(&mut self, address: IpAddr) {
+        self.taken.insert(address);
+        block(&mut self.blocked, &IpPrefix::host(address));
+    }
+
+    /// Whether it was taken.
+    fn release(&mut self, address: IpAddr) -> bool {
+        let taken = self.taken.remove(&address);
+        if taken {
+            self.unblock(&IpPrefix::host(address));
+        }
+        taken
+    }
+
+    /// `prefix` is no longer blocked for the one reason there was; what others block of it stays so.
+    fn unblock(&mut self, prefix: &IpPrefix) {
+        let searched = self.may_overlap(prefix);
+        let runs = &mut self.blocked[version(prefix.address())];
+        runs.remove(number(prefix.address()), number(prefix.last()));
+        for &address in self.taken.range(prefix.address()..=prefix.last()) {
+            runs.add(number(address), number(address));
+        }
         let reserved = self.reserved.values().flat_map(|(_, prefixes)| prefixes);
-        let mut all = self.static_prefixes.iter().chain(reserved);
-        all.find(|prefix| prefix.contains(address))
+        let others = self.static_prefixes.iter().chain(reserved);
+        let others = others.filter(|_| searched);
+        for other in others {
+            if other.covers(prefix) {
+                runs.add(number(prefix.address()), number(prefix.last()));
+            } else if prefix.covers(other) {
+                runs.add(number(other.address()), number(other.last()));
+            }
+        }
+    }
+
+    /// Whether something static or set aside may overlap `prefix`. For a single address it is known at
+    /// once.
+    fn may_overlap(&self, prefix: &IpPrefix) -> bool {
+        let address = prefix.address();
+        address != prefix.last()
+            || self.static_space.contains(address)
+            || self.reserved_space.contains(address)
     }
 
     fn allocate(&mut self, index: usize) -> Result<IpAddr, Exhausted> {
@@ -301,10 +388,9 @@ impl AddressBook {
         if first > last {
             return Err(Exhausted);
         }
-        let found = self
-            .gap(index, cursor, last)
-            .or_else(|| self.gap(index, first, last))
-            .ok_or(Exhausted)?;
+        let blocked = &self.blocked[version(self.pools[index].prefix.address())];
+        let free = |from| blocked.next_free(from).filter(|&found| found <= last);
+        let found = free(cursor).or_else(|| free(first)).ok_or(Exhausted)?;
         let pool = &mut self.pools[index];
         pool.cursor = if found < pool.last {
             found + 1
@@ -312,26 +398,8 @@ impl AddressBook {
             pool.first
         };
         let address = pool.address(found);
-        self.taken.insert(address);
+        self.take(address);
         Ok(address)
-    }
-
-    /// The first free number in `from..=to`: steps over taken addresses, of which there are finitely
-    /// many, and over static prefixes, each at once.
-    fn gap(&self, index: usize, from: u128, to: u128) -> Option<u128> {
-        let pool = &self.pools[index];
-        let mut at = from;
-        while at <= to {
-            let address = pool.address(at);
-            if let Some(prefix) = self.set_aside(address) {
-                at = number(prefix.last()).checked_add(1)?;
-            } else if self.taken.contains(&address) {
-                at = at.checked_add(1)?;
-            } else {
-                return Some(at);
-            }
-        }
-        None
     }
 }
 
@@ -364,6 +432,16 @@ impl Pool {
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
         }
     }
+}
+
+/// Which of two.
+fn version(address: IpAddr) -> usize {
+    usize::from(address.is_ipv4())
+}
+
+fn block(blocked: &mut [Runs; 2], prefix: &IpPrefix) {
+    let runs = &mut blocked[version(prefix.address())];
+    runs.add(number(prefix.address()), number(prefix.last()));
 }
 
 fn number(address: IpAddr) -> u128 {

@@ -47,6 +47,13 @@ impl RouteTable {
                 }),
             }
         }
+        // There is one per tunnel.
+        for groups in [&mut table.v4, &mut table.v6] {
+            groups
+                .iter_mut()
+                .for_each(|group| group.ranges.shrink_to_fit());
+            groups.shrink_to_fit();
+        }
         table
     }
 

@@ -8,8 +8,10 @@ use quinn_proto::TimeSource;
 use super::conn::{Conn, Tunnel};
 use super::event::{CloseReason, Event};
 use super::fq_codel::TunnelQueue;
+use super::owners::Change;
 use super::rate::RateLimit;
 use super::routes::{RouteTable, scoped};
+use super::shard::Notice;
 use super::types::TunnelHandle;
 use super::{ConnId, Endpoint, Identity};
 use crate::error::H3Code;
@@ -67,14 +69,23 @@ impl Endpoint {
         }
     }
 
-    /// An identity may have a bounded number of connections; the newest stay.
+    /// An identity may have a bounded number of connections, on all shards; the newest stay.
     fn replace_oldest(&mut self, identity: &Identity, newest: ConnId) {
-        let all = self.of_identity.entry(identity.clone()).or_default();
-        all.insert(newest);
         let allowed = self.limits.connections_per_identity.max(1);
-        let surplus = all.len().saturating_sub(allowed);
-        let oldest = all.iter().filter(|id| **id != newest).take(surplus);
-        self.to_replace.extend(oldest);
+        let oldest: Vec<ConnId> = {
+            let all = &mut self.seat.shared.registry().of_identity;
+            let all = all.entry(identity.clone()).or_default();
+            all.insert(newest);
+            let surplus = all.len().saturating_sub(allowed);
+            let others = all.iter().copied().filter(|id| *id != newest);
+            others.take(surplus).collect()
+        };
+        for id in oldest {
+            match self.elsewhere(id) {
+                Some(shard) => self.leave_notice(shard, Notice::Replace(id)),
+                None => self.to_replace.push(id),
+            }
+        }
     }
 
     /// A connection of an identity has ended.
@@ -82,10 +93,11 @@ impl Endpoint {
         let Some(identity) = &conn.identity else {
             return;
         };
-        if let Some(all) = self.of_identity.get_mut(identity) {
+        let of_identity = &mut self.seat.shared.registry().of_identity;
+        if let Some(all) = of_identity.get_mut(identity) {
             all.remove(&conn.id);
             if all.is_empty() {
-                self.of_identity.remove(identity);
+                of_identity.remove(identity);
             }
         }
     }
@@ -119,10 +131,10 @@ impl Endpoint {
         self.expire_leases();
         let wall = self.clock.now();
         let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
-        let given = match &leased {
-            Some(identity) => self.book.lease(identity, wall),
-            None => self.book.lend().map(|addresses| (addresses, None)),
-        };
+        let given = self.seat.shared.change_leases(|registry| match &leased {
+            Some(identity) => registry.book.lease(identity, wall),
+            None => registry.book.lend().map(|addresses| (addresses, None)),
+        });
         let Ok((addresses, changed)) = given else {
             self.refuse(
                 conn,
@@ -139,7 +151,7 @@ impl Endpoint {
             .is_err()
         {
             if leased.is_none() {
-                self.book.give_back(&addresses);
+                self.seat.shared.registry().book.give_back(&addresses);
             }
             return;
         }
@@ -148,9 +160,8 @@ impl Endpoint {
             Some(_) => Vec::new(),
             None => addresses.clone(),
         };
-        for &prefix in &addresses {
-            self.fwd.claim(prefix, handle);
-        }
+        let claim = |prefix: &IpPrefix| Change::Claim(*prefix, handle);
+        self.change_owners(&addresses.iter().map(claim).collect::<Vec<_>>());
         let session = conn.bridge.session();
         let assign = unasked(&addresses);
         // The session takes both: it is open, and nothing is queued on it yet.
@@ -159,6 +170,8 @@ impl Endpoint {
             tunnel: id,
             routes: routes.clone(),
         });
+        // Most clients have one.
+        conn.tunnels.reserve_exact(1);
         conn.tunnels
             .push(self.new_tunnel(now, handle, request.scope, addresses, lent, routes));
     }
@@ -184,6 +197,7 @@ impl Endpoint {
             announce_by: None,
             queue: TunnelQueue::default(),
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
+            verdict: 0,
             sent_packets: 0,
             received_packets: 0,
             sent_bytes: 0,
@@ -252,7 +266,7 @@ impl Endpoint {
         let ranges = if configured.is_empty() {
             [true, false]
                 .into_iter()
-                .filter(|&v4| self.book.has_version(v4))
+                .filter(|&v4| self.fwd.has_version(v4))
                 .filter_map(everything)
                 .collect()
         } else {
@@ -304,57 +318,19 @@ impl Endpoint {
             port.clients.retain(|client| *client != tunnel.handle);
         }
         if conn.role == Role::Server {
-            self.book.give_back(&tunnel.lent);
-            self.book.end_reservation(tunnel.handle);
-            self.hand_over(tunnel.handle, &tunnel.addresses, Some(conn));
+            // Nobody finds the way to this tunnel once its addresses can be another's.
+            let release = |prefix: &IpPrefix| Change::Release(*prefix, tunnel.handle);
+            self.change_owners(&tunnel.addresses.iter().map(release).collect::<Vec<_>>());
             let wall = self.clock.now();
             let identity = conn.identity.as_ref().filter(|_| tunnel.lent.is_empty());
-            let touched = identity.and_then(|identity| self.book.touch(identity, wall));
+            let touched = self.seat.shared.change_leases(|registry| {
+                registry.book.give_back(&tunnel.lent);
+                registry.book.end_reservation(tunnel.handle);
+                identity.and_then(|identity| registry.book.touch(identity, wall))
+            });
             self.events.extend(touched.map(Event::LeaseChanged));
         }
         true
-    }
-
-    /// `gone` no longer has these addresses: each falls to the newest other tunnel that has it, or to
-    /// nobody. `conn` is the connection at work, which is not among the others then.
-    pub(super) fn hand_over(
-        &mut self,
-        gone: TunnelHandle,
-        addresses: &[IpPrefix],
-        conn: Option<&Conn>,
-    ) {
-        let identity = match conn {
-            Some(conn) => conn.identity.as_ref(),
-            None => self.conn(gone.conn).and_then(|conn| conn.identity.as_ref()),
-        };
-        let others = identity.and_then(|identity| self.of_identity.get(identity));
-        let others = others.into_iter().flatten();
-        let others = others.filter_map(|id| self.conn(*id));
-        let candidates: Vec<&Tunnel> = others
-            .chain(conn)
-            .flat_map(|conn| &conn.tunnels)
-            .filter(|tunnel| tunnel.handle != gone)
-            .collect();
-        let heirs: Vec<_> = addresses
-            .iter()
-            .map(|prefix| {
-                let having = candidates
-                    .iter()
-                    .filter(|tunnel| tunnel.addresses.contains(prefix));
-                (*prefix, having.map(|tunnel| tunnel.handle).max())
-            })
-            .collect();
-        for (prefix, heir) in heirs {
-            let was_its = self.fwd.release(prefix, gone);
-            if let Some(heir) = heir.filter(|_| was_its) {
-                self.fwd.claim(prefix, heir);
-            }
-        }
-    }
-
-    /// Whether `address` lies in a pool or a static assignment.
-    pub(super) fn is_client_space(&self, address: IpAddr) -> bool {
-        self.book.covers(address)
     }
 }
 

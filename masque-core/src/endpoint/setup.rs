@@ -1,5 +1,6 @@
 //! quinn-proto's configuration, every value of it on purpose and every random input from [`Entropy`].
 
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,8 +15,10 @@ use quinn_proto::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+use super::cipher;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::entropy::Entropy;
+use super::shard::ShardId;
 
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
 use aws_lc_rs::{hkdf, hmac};
@@ -26,11 +29,17 @@ use ring::{hkdf, hmac};
 /// The length of the connection IDs we choose, in bytes.
 pub(super) const CID_LENGTH: usize = 8;
 
+/// Request streams at once beside one per tunnel: requests that are refused, tunnels that are ending.
+const SPARE_REQUESTS: u32 = 4;
+/// The most request streams at once.
+const MAX_REQUESTS: u32 = 32;
+
 /// Calendar time as the caller's `now` has it: quinn-proto asks for it when it judges tokens.
 #[derive(Debug)]
 pub(super) struct WallClock {
     start: Instant,
     wall: SystemTime,
+    wall_us: u64,
     elapsed_us: AtomicU64,
 }
 
@@ -39,6 +48,7 @@ impl WallClock {
         Self {
             start,
             wall,
+            wall_us: micros_since_epoch(wall),
             elapsed_us: AtomicU64::new(0),
         }
     }
@@ -51,10 +61,24 @@ impl WallClock {
         );
     }
 
+    /// Microseconds since the Unix epoch.
+    #[inline]
+    pub(super) fn micros(&self) -> u64 {
+        self.wall_us
+            .saturating_add(self.elapsed_us.load(Ordering::Relaxed))
+    }
+
     /// The `Instant` at which it is `wall`; `None` if that is past or too far away to express.
     pub(super) fn instant_of(&self, wall: SystemTime) -> Option<Instant> {
         self.start.checked_add(wall.duration_since(self.wall).ok()?)
     }
+}
+
+/// Rounded down; 0 before 1970.
+pub(super) fn micros_since_epoch(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    let micros = since.map_or(0, |since| since.as_micros());
+    u64::try_from(micros).unwrap_or(u64::MAX)
 }
 
 impl TimeSource for WallClock {
@@ -65,11 +89,17 @@ impl TimeSource for WallClock {
 
 /// Connection IDs from a seed. A lock, because the same generator serves the factory quinn-proto
 /// wants and the IDs clients invent for their servers; neither is on the path of a packet.
-struct SeededIds(Arc<Mutex<ChaCha20Rng>>);
+struct SeededIds {
+    rng: Arc<Mutex<ChaCha20Rng>>,
+    shard: ShardId,
+    shards: NonZeroU16,
+}
 
 impl ConnectionIdGenerator for SeededIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        random_id(&self.0)
+        let mut id = random_id(&self.rng);
+        id[0] = of_shard(id[0], self.shard, self.shards);
+        id
     }
 
     fn cid_len(&self) -> usize {
@@ -90,12 +120,31 @@ fn random_id(rng: &Mutex<ChaCha20Rng>) -> ConnectionId {
     ConnectionId::new(&bytes)
 }
 
+/// The byte next below `random`, or the first above it, that is congruent to `shard`: by it datagrams
+/// find their shard.
+fn of_shard(random: u8, shard: ShardId, shards: NonZeroU16) -> u8 {
+    let (random, shards) = (u16::from(random), shards.get());
+    let byte = random - random % shards + shard.0;
+    u8::try_from(byte).unwrap_or_else(|_| (byte - shards) as u8)
+}
+
 /// The endpoint's configuration: connection IDs, reset keys and random numbers from one seed.
-pub(super) fn endpoint_config(entropy: &Entropy, secret: [u8; 32]) -> EndpointConfig {
+pub(super) fn endpoint_config(
+    entropy: &Entropy,
+    secret: [u8; 32],
+    shard: ShardId,
+    shards: NonZeroU16,
+) -> EndpointConfig {
     let ids = Arc::new(Mutex::new(entropy.fork("cid")));
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
     config
-        .cid_generator(move || Box::new(SeededIds(ids.clone())))
+        .cid_generator(move || {
+            Box::new(SeededIds {
+                rng: ids.clone(),
+                shard,
+                shards,
+            })
+        })
         .rng_seed(Some(entropy.bytes("quic")))
         .grease_quic_bit(true)
         .min_reset_interval(Duration::from_millis(20));
@@ -111,13 +160,25 @@ pub(super) fn server_config(
 ) -> Result<quinn_proto::ServerConfig, &'static str> {
     let token_key =
         hkdf::Salt::new(hkdf::HKDF_SHA256, b"masque retry token").extract(&server.secret);
-    let mut config = quinn_proto::ServerConfig::new(server.crypto.clone(), Arc::new(token_key));
+    let mut config = quinn_proto::ServerConfig::new(
+        cipher::watched_server(server.crypto.clone()),
+        Arc::new(token_key),
+    );
     let mut tokens = quinn_proto::ValidationTokenConfig::default();
     tokens.sent(0);
     config
         .transport_config(Arc::new(transport_config(
             profile,
-            quinn_proto::Side::Server,
+            // Each that might be opened has a place in QUIC's tables all the time.
+            u32::try_from(limits.tunnels_per_connection)
+                .unwrap_or(u32::MAX)
+                .saturating_add(SPARE_REQUESTS)
+                .min(MAX_REQUESTS),
+            // A client that sends keep-alives, as ours do, is answered; only where one does not is it
+            // the server that asks, before the connection times out.
+            profile
+                .keep_alive
+                .map(|every| (every * 2).min(profile.idle_timeout / 2).max(every)),
         )?))
         .time_source(clock)
         .validation_token_config(tokens)
@@ -135,12 +196,9 @@ pub(super) fn client_config(
     profile: &TransportProfile,
     ids: Arc<Mutex<ChaCha20Rng>>,
 ) -> Result<quinn_proto::ClientConfig, &'static str> {
-    let mut config = quinn_proto::ClientConfig::new(client.crypto.clone());
+    let mut config = quinn_proto::ClientConfig::new(cipher::watched_client(client.crypto.clone()));
     config
-        .transport_config(Arc::new(transport_config(
-            profile,
-            quinn_proto::Side::Client,
-        )?))
+        .transport_config(Arc::new(transport_config(profile, 0, profile.keep_alive)?))
         .token_store(Arc::new(NoneTokenStore))
         .initial_dst_cid_provider(Arc::new(move || random_id(&ids)));
     Ok(config)
@@ -150,7 +208,8 @@ pub(super) fn client_config(
 /// streams; a peer may open a few more of unknown types before it meets the limit.
 fn transport_config(
     profile: &TransportProfile,
-    side: quinn_proto::Side,
+    requests: u32,
+    keep_alive: Option<Duration>,
 ) -> Result<TransportConfig, &'static str> {
     let too_long = |_: VarIntBoundsExceeded| "idle timeout too long";
     let idle = IdleTimeout::try_from(profile.idle_timeout).map_err(too_long)?;
@@ -158,16 +217,11 @@ fn transport_config(
         return Err("initial_mtu must be 1200 to 65507");
     }
     let mut config = TransportConfig::default();
-    let requests = if side == quinn_proto::Side::Server {
-        32
-    } else {
-        0
-    };
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(requests))
         .max_concurrent_uni_streams(VarInt::from_u32(8))
         .max_idle_timeout(Some(idle))
-        .keep_alive_interval(profile.keep_alive)
+        .keep_alive_interval(keep_alive)
         .stream_receive_window(VarInt::from_u32(profile.stream_receive_window))
         .receive_window(VarInt::from_u32(
             profile.stream_receive_window.saturating_mul(4),
@@ -191,19 +245,41 @@ fn transport_config(
             .interval(Duration::from_secs(600));
         discovery
     }));
-    if let Some(threshold) = profile.ack_threshold {
+    if profile.ack_threshold.is_some() || profile.max_ack_delay.is_some() {
         let mut frequency = AckFrequencyConfig::default();
-        frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
+        frequency.max_ack_delay(profile.max_ack_delay);
+        if let Some(threshold) = profile.ack_threshold {
+            frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
+        }
         config.ack_frequency_config(Some(frequency));
     }
     Ok(config)
 }
 
 fn controller(profile: &TransportProfile) -> Arc<dyn ControllerFactory + Send + Sync> {
+    let window = profile.initial_window;
     match profile.congestion {
-        CongestionControl::Cubic => Arc::new(CubicConfig::default()),
-        CongestionControl::NewReno => Arc::new(NewRenoConfig::default()),
-        CongestionControl::Bbr => Arc::new(BbrConfig::default()),
+        CongestionControl::Cubic => {
+            let mut config = CubicConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
+        CongestionControl::NewReno => {
+            let mut config = NewRenoConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
+        CongestionControl::Bbr => {
+            let mut config = BbrConfig::default();
+            if let Some(window) = window {
+                config.initial_window(window);
+            }
+            Arc::new(config)
+        }
         CongestionControl::Fixed(bits_per_second) => Arc::new(FixedFactory { bits_per_second }),
     }
 }
@@ -260,5 +336,24 @@ impl Controller for Fixed {
 
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shard::MAX_SHARDS;
+    use super::*;
+
+    #[test]
+    fn the_first_byte_of_an_id_names_the_shard() {
+        for shards in (1..=MAX_SHARDS).filter_map(NonZeroU16::new) {
+            for shard in (0..shards.get()).map(ShardId) {
+                for random in 0..=u8::MAX {
+                    let byte = of_shard(random, shard, shards);
+                    assert_eq!(u16::from(byte) % shards, shard.0);
+                }
+            }
+        }
+        assert!((0..=u8::MAX).all(|byte| of_shard(byte, ShardId(0), NonZeroU16::MIN) == byte));
     }
 }

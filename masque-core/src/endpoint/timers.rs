@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::conn::{Conn, Tunnel};
+use super::owners::Change;
+use super::shard::Notice;
 use super::{
     CloseReason, Command, CommandError, Deadline, Endpoint, Event, Identity, TimerReason,
     TunnelHandle,
@@ -23,21 +25,26 @@ impl Endpoint {
         self.refresh_deadlines();
         // Each connection once: one whose next deadline has passed as well sends first, and is due again.
         // Not more at once than fit between two looks at the sockets: the rest is still due afterwards.
-        let all_due = self.armed.iter().take_while(|(due, _)| *due <= now);
-        let all_due = all_due.take(DUE_AT_ONCE);
-        for (due, at) in all_due.copied().collect::<Vec<_>>() {
-            if !self.armed.remove(&(due, at)) {
-                continue;
+        let mut due = std::mem::take(&mut self.due);
+        while due.len() < DUE_AT_ONCE
+            && let Some((_, at)) = self.armed.first().filter(|(due, _)| *due <= now)
+        {
+            self.armed.set(at, None);
+            if let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) {
+                conn.armed = None;
+                due.push(at);
             }
+        }
+        for at in due.drain(..) {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
             };
-            conn.armed = None;
             let id = conn.id;
             conn.bridge.handle_timeout(now);
             for tunnel in &mut conn.tunnels {
                 tunnel.queue.rest(now);
             }
+            conn.bridge.rest();
             let expired = conn.expires.is_some_and(|expires| expires <= now);
             let too_slow = conn.handshake_by.is_some_and(|by| by <= now);
             self.trace(Some(id), || What::Fired { reason: "deadline" });
@@ -56,6 +63,7 @@ impl Endpoint {
             }
             self.drive(now, at);
         }
+        self.due = due;
         self.accept_waiting(now);
         self.expire_leases();
         if self.shutdown.is_some_and(|end| end <= now) {
@@ -92,7 +100,7 @@ impl Endpoint {
                 reason: TimerReason::Handshakes,
             });
         }
-        let of_conns = self.armed.first().copied().map(|(due, at)| Deadline {
+        let of_conns = self.armed.first().map(|(due, at)| Deadline {
             // QUIC counts a probe timeout from the last packet sent, however long ago that was.
             at: due.max(self.now),
             reason: self.reason(due, at),
@@ -117,6 +125,7 @@ impl Endpoint {
     pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
         self.advance(now);
         self.trace(None, || What::Input(format!("command {command:?}").into()));
+        self.fwd.rules_changed();
         match command {
             Command::AdvertiseRoutes { tunnel, routes } => {
                 let advertise = SessionCommand::AdvertiseRoutes {
@@ -160,14 +169,18 @@ impl Endpoint {
                 Ok(())
             }
             Command::Revoke { identity } => {
-                for id in self.of_identity.get(&identity).cloned().unwrap_or_default() {
-                    self.close_by_id(
-                        now,
-                        id,
-                        CloseReason::NotAuthorised,
-                        H3Code::REQUEST_REJECTED,
-                        "revoked",
-                    );
+                let all = self
+                    .seat
+                    .shared
+                    .registry()
+                    .of_identity
+                    .get(&identity)
+                    .cloned();
+                for id in all.unwrap_or_default() {
+                    match self.elsewhere(id) {
+                        Some(shard) => self.leave_notice(shard, Notice::Revoke(id)),
+                        None => self.obey(now, Notice::Revoke(id)),
+                    }
                 }
                 Ok(())
             }
@@ -271,24 +284,31 @@ impl Endpoint {
         let tunnel = conn.tunnel(handle.tunnel);
         let tunnel = tunnel.ok_or(CommandError::UnknownTunnel)?;
         let (lent, before) = (tunnel.lent.clone(), tunnel.addresses.clone());
-        let book = &self.book;
-        if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
-            return Err(CommandError::AddressInUse);
-        }
+        // Asked and reserved in one: two shards never both get the last yes.
+        let kept = {
+            let book = &mut self.seat.shared.registry().book;
+            if !book.may_reserve(handle, identity.as_ref(), &lent, &addresses) {
+                return Err(CommandError::AddressInUse);
+            }
+            book.reserve(handle, identity, addresses.clone())
+        };
         let assign = SessionCommand::AssignAddresses {
             tunnel: handle.tunnel,
             assign: super::server::unasked(&addresses),
         };
         let (_, conn) = self.conn_of(handle)?;
-        conn.bridge.session().handle_command(assign)?;
+        if let Err(refused) = conn.bridge.session().handle_command(assign) {
+            self.seat.shared.registry().book.restore(handle, kept);
+            return Err(refused.into());
+        }
         if let Some(tunnel) = conn.tunnel_mut(handle.tunnel) {
             tunnel.addresses.clone_from(&addresses);
         }
-        self.book.reserve(handle, identity, addresses.clone());
-        self.hand_over(handle, &before, None);
-        for &prefix in &addresses {
-            self.fwd.claim(prefix, handle);
-        }
+        let release = before.iter().map(|prefix| Change::Release(*prefix, handle));
+        let claim = addresses
+            .iter()
+            .map(|prefix| Change::Claim(*prefix, handle));
+        self.change_owners(&release.chain(claim).collect::<Vec<_>>());
         self.events.push_back(Event::Addresses {
             tunnel: handle,
             addresses,
@@ -302,6 +322,7 @@ impl Endpoint {
             || !self.responses.is_empty()
             || !self.turns.is_empty()
             || !self.events.is_empty()
+            || !self.mail.is_empty()
             || self.fwd.ports.iter().any(|port| !port.out.is_empty())
     }
 
@@ -335,12 +356,7 @@ impl Endpoint {
             .flatten()
             .min();
             if conn.armed != due {
-                if let Some(old) = conn.armed {
-                    self.armed.remove(&(old, at));
-                }
-                if let Some(new) = due {
-                    self.armed.insert((new, at));
-                }
+                self.armed.set(at, due);
                 conn.armed = due;
                 let (id, from) = (conn.id, self.now);
                 if let Some(due) = due.filter(|_| self.trace.is_on()) {
@@ -367,10 +383,15 @@ impl Endpoint {
     }
 
     pub(super) fn expire_leases(&mut self) {
+        if !self.seat.shared.may_expire(self.clock.micros()) {
+            return;
+        }
         let wall = quinn_proto::TimeSource::now(&*self.clock);
-        let of_identity = &self.of_identity;
-        let in_use = |identity: &Identity| of_identity.contains_key(identity);
-        let (ended, renewed) = self.book.expire(wall, in_use);
+        let (ended, renewed) = self.seat.shared.change_leases(|registry| {
+            let of_identity = &registry.of_identity;
+            let in_use = |identity: &Identity| of_identity.contains_key(identity);
+            registry.book.expire(wall, in_use)
+        });
         self.events.extend(ended.into_iter().map(Event::LeaseEnded));
         self.events
             .extend(renewed.into_iter().map(Event::LeaseChanged));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::cipher::Cipher;
 use crate::session::TunnelId;
 use crate::wire::offload::TunFrame;
 use crate::wire::prefix::IpPrefix;
@@ -19,7 +20,7 @@ pub struct SocketId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PortId(pub u32);
 
-/// A connection of one endpoint: counted up, never used twice.
+/// A connection: counted up over all shards of a server, never used twice. The newer, the greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
@@ -90,7 +91,7 @@ pub struct Transmit {
 /// What became of a packet or super-packet from a TUN, in packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Accepted {
-    /// Queued for a tunnel.
+    /// Queued for a tunnel, or on their way to its shard.
     pub queued: u32,
     /// Dropped, with a counted reason.
     pub dropped: u32,
@@ -187,6 +188,8 @@ pub struct ConnectionInfo {
     pub remote: SocketAddr,
     /// The peer's identity, once the handshake is complete and it has one.
     pub identity: Option<Identity>,
+    /// What protects its packets, once the server has chosen; `None` with cryptography other than TLS.
+    pub cipher: Option<Cipher>,
     /// The smoothed round-trip time.
     pub rtt: Duration,
     /// The congestion window in bytes.
@@ -222,7 +225,8 @@ pub struct TunnelInfo {
     pub received_bytes: u64,
 }
 
-/// What an endpoint holds. All of it is 0 once every connection has drained.
+/// What an endpoint holds. All of it is 0 once every connection has drained, on all shards of a server:
+/// identities, claims, addresses and handshake sources are those of all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Connections, those that only wait for late packets included.

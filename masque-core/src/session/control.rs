@@ -9,8 +9,6 @@
 //! | `Control` | frames, SETTINGS first | – (its end is a connection error) |
 //! | `Encoder`, `Decoder` | QPACK instructions | – (its end is a connection error) |
 
-use alloc::collections::BTreeMap;
-
 use bytes::{Buf, Bytes};
 
 use super::effects::Effects;
@@ -18,6 +16,7 @@ use super::output::Output;
 use super::seen::Ended;
 use super::{QuicOutput, SessionConfig};
 use crate::error::{H3Code, WireErrorKind};
+use crate::few::FewMap;
 use crate::wire::frame::{self, FrameDecoder, FrameEvent, FrameType};
 use crate::wire::qpack::{DecoderStream, EncoderStream};
 use crate::wire::settings::Settings;
@@ -49,7 +48,7 @@ pub(super) struct Control {
     max_unknown: usize,
     /// Control, QPACK encoder, QPACK decoder: opened in this order.
     own: [Output; 3],
-    peers: BTreeMap<StreamId, PeerStream>,
+    peers: FewMap<StreamId, PeerStream>,
     ended: Ended,
     frames: FrameDecoder,
     has_control: bool,
@@ -66,7 +65,7 @@ impl Control {
             role,
             max_unknown: config.max_unknown_streams,
             own: [Output::new(None), Output::new(None), Output::new(None)],
-            peers: BTreeMap::new(),
+            peers: FewMap::default(),
             ended: Ended::default(),
             frames: FrameDecoder::new(config.max_field_section),
             has_control: false,
@@ -144,10 +143,9 @@ impl Control {
                         self.ignore(stream, out);
                         return Ok(None);
                     }
-                    self.peers.entry(stream).or_insert(PeerStream::Type {
-                        bytes: [0; VarInt::MAX_LEN],
-                        len: 0,
-                    })
+                    let (bytes, len) = ([0; VarInt::MAX_LEN], 0);
+                    self.peers.insert(stream, PeerStream::Type { bytes, len });
+                    continue;
                 }
             };
             match state {

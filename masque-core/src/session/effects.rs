@@ -132,6 +132,17 @@ impl Effects {
         self.events.pop_front()
     }
 
+    /// Gives back the room of empty queues.
+    pub(super) fn rest(&mut self) {
+        self.quic.shrink_to_fit();
+        self.timers.shrink_to_fit();
+        self.events.shrink_to_fit();
+        if self.armed.is_empty() {
+            // An emptied set keeps its last node.
+            self.armed = BTreeSet::new();
+        }
+    }
+
     pub(super) fn set_tracing(&mut self, on: bool) {
         self.trace.set(on);
     }

@@ -36,8 +36,9 @@ mod server;
 mod streams;
 mod tunnel;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -47,6 +48,7 @@ pub use event::{Event, SessionEnd, TunnelEnd, TunnelRequest};
 pub use quic::{QuicInput, QuicOutput, Timer, TimerOp};
 
 use crate::error::{H3Code, WireErrorKind};
+use crate::few::FewMap;
 use crate::trace::TraceEvent;
 use crate::wire::datagram::{self, ContextId, DatagramHeader};
 use crate::wire::settings::Settings;
@@ -118,12 +120,12 @@ impl Phase {
 #[derive(Debug)]
 pub struct Session {
     role: Role,
-    config: SessionConfig,
+    config: Arc<SessionConfig>,
     phase: Phase,
     out: Effects,
     control: Control,
-    requests: BTreeMap<StreamId, Request>,
-    tunnels: BTreeMap<TunnelId, Slot>,
+    requests: FewMap<StreamId, Request>,
+    tunnels: FewMap<TunnelId, Slot>,
     next_tunnel: u32,
     /// Bidirectional streams asked for, oldest first, and what for; `None` if that has ended meanwhile.
     opening: VecDeque<Option<TunnelId>>,
@@ -140,16 +142,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session before [`QuicInput::Connected`].
+    /// A session before [`QuicInput::Connected`]. Many can share one configuration.
     #[must_use]
-    pub fn new(role: Role, config: SessionConfig) -> Self {
+    pub fn new(role: Role, config: impl Into<Arc<SessionConfig>>) -> Self {
+        let config = config.into();
         Self {
             role,
             phase: Phase::Idle,
             out: Effects::default(),
             control: Control::new(role, &config),
-            requests: BTreeMap::new(),
-            tunnels: BTreeMap::new(),
+            requests: FewMap::default(),
+            tunnels: FewMap::default(),
             next_tunnel: 0,
             opening: VecDeque::new(),
             ended_requests: Ended::default(),
@@ -342,6 +345,14 @@ impl Session {
             .values()
             .map(|request| request.output.buffered())
             .sum()
+    }
+
+    /// Gives back memory that only the beginning and the end of a tunnel need. To be called now and
+    /// then in silence: it costs next to nothing, but what is given back has to be fetched again.
+    pub fn rest(&mut self) {
+        self.out.rest();
+        self.opening.shrink_to_fit();
+        self.requests.shrink();
     }
 
     /// Turns tracing on or off.

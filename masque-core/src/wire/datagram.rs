@@ -54,6 +54,20 @@ impl DatagramHeader {
         }
     }
 
+    /// What follows this header in a datagram, if the datagram begins with it. A peer may also write the
+    /// same numbers longer.
+    #[must_use]
+    #[inline]
+    pub fn strip<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
+        match self.len {
+            2 => {
+                let (front, rest) = datagram.split_first_chunk::<2>()?;
+                (front == self.bytes.first_chunk()?).then_some(rest)
+            }
+            _ => datagram.strip_prefix(self.as_slice()),
+        }
+    }
+
     /// The bytes, 2 to 9 of them.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {

@@ -43,6 +43,7 @@ impl World {
                 outputs += 1;
                 self.check_drain(id, outputs);
             }
+            outputs += self.post(id, &mut endpoint);
             while let Some(event) = endpoint.poll_event() {
                 self.log(id, format_args!("event {event:?}"));
                 let node = &mut self.nodes[id.0];
@@ -107,7 +108,7 @@ impl World {
         );
     }
 
-    fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
+    pub(super) fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
         if self.trace.is_on() {
             for event in endpoint.take_trace() {
                 self.log(id, event);
@@ -159,7 +160,7 @@ impl World {
             self.log(id, format_args!("{words}: nobody has the address"));
             return;
         };
-        let Some(link) = self.links.get_mut(&(id, peer)) else {
+        let Some(link) = self.links.get_mut(&(self.head(id), peer)) else {
             self.stats.no_link += 1;
             self.log(id, format_args!("{words}: no link"));
             return;

@@ -21,7 +21,7 @@ pub enum Input {
         /// Its bytes.
         data: Vec<u8>,
     },
-    /// A node's TUN has a packet.
+    /// A node's TUN has a packet; of a server with several shards, one of its queues.
     Packet {
         /// Where.
         node: NodeId,
@@ -29,6 +29,15 @@ pub enum Input {
         port: PortId,
         /// The whole IP packet.
         data: Vec<u8>,
+    },
+    /// The next piece of mail from one shard of a server arrives at another.
+    Mail {
+        /// The server.
+        group: usize,
+        /// From which of its shards.
+        from: usize,
+        /// To which.
+        to: usize,
     },
     /// A node connects.
     Connect {

@@ -22,6 +22,7 @@ mod host;
 mod input;
 mod link;
 mod node;
+mod shards;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -37,11 +38,13 @@ pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
+pub use shards::{Sharding, Steering};
 pub use trace::Trace;
 
 use crate::packet;
 use crate::seed::Seed;
 use link::Link;
+use shards::Group;
 
 /// The calendar time of every world, since the Unix epoch: 2026-01-01.
 pub const WALL: Duration = Duration::from_secs(1_767_225_600);
@@ -78,6 +81,7 @@ pub struct World {
     seed: Seed,
     nodes: Vec<Node>,
     links: BTreeMap<(NodeId, NodeId), Link>,
+    groups: Vec<Group>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
@@ -96,6 +100,7 @@ impl World {
             seed: Seed::new(seed),
             nodes: Vec::new(),
             links: BTreeMap::new(),
+            groups: Vec::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
@@ -377,6 +382,7 @@ impl World {
                 data,
             } => self.arrive(from, to, ecn, &data),
             Input::Packet { node, port, data } => {
+                let node = self.steer_packet(node, &data);
                 let words = format!("<- tun {}", packet::summary(&data));
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
@@ -386,6 +392,7 @@ impl World {
                 });
                 (Some(node), words)
             }
+            Input::Mail { group, from, to } => self.deliver_mail(group, from, to),
             Input::Connect { node, target } => {
                 let words = format!("<- connect {} {}", target.remote, target.server_name);
                 self.tell(node, &words, |endpoint, now| {
@@ -480,9 +487,9 @@ impl World {
         data: &[u8],
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
-        let home = self
-            .owner(to)
-            .filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
+        let home = self.owner(to);
+        let home = home.map(|(id, socket)| (self.steer_datagram(id, from, data), socket));
+        let home = home.filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
         let Some((id, socket)) = home else {
             self.stats.nobody_home += 1;
             return (None, format!("{words}: nobody home"));

@@ -8,5 +8,6 @@ mod identity;
 mod leases;
 mod model;
 mod mtu;
+mod sharded;
 mod shutdown;
 mod stranger;

@@ -4,6 +4,8 @@ use core::net::IpAddr;
 
 /// Bytes summed at a time: eight independent lanes, which the compiler turns into vector code.
 const CHUNK: usize = 32;
+/// From so many bytes on that pays.
+const LONG: usize = 128;
 
 /// A partial one's-complement sum in native byte order, of data that starts at an even offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,12 +20,12 @@ impl Sum {
         reason = "it takes bytes, not another sum: no operator"
     )]
     pub fn add(self, data: &[u8]) -> Self {
-        let (chunks, rest) = data.as_chunks::<CHUNK>();
-        let mut lanes = [0; CHUNK / 4];
-        for chunk in chunks {
-            accumulate(&mut lanes, chunk);
+        if data.len() < LONG {
+            self.add_short(data)
+        } else {
+            let (sum, rest) = long(data);
+            self.plus(sum).add_short(rest)
         }
-        self.gather(lanes).add_short(rest)
     }
 
     /// Adds a 16-bit number in host order.
@@ -31,24 +33,6 @@ impl Sum {
     #[inline]
     pub fn add_u16(self, value: u16) -> Self {
         self.plus(u64::from(u16::from_ne_bytes(value.to_be_bytes())))
-    }
-
-    /// Copies `from` to `to`, of equal length, and adds it: one pass over memory.
-    #[must_use]
-    #[inline]
-    pub fn copy_add(self, from: &[u8], to: &mut [u8]) -> Self {
-        debug_assert_eq!(from.len(), to.len(), "the caller sizes the copy");
-        let (chunks, rest) = from.as_chunks::<CHUNK>();
-        let (copies, rest_copy) = to.as_chunks_mut::<CHUNK>();
-        let mut lanes = [0; CHUNK / 4];
-        for (chunk, copy) in chunks.iter().zip(copies) {
-            *copy = *chunk;
-            accumulate(&mut lanes, chunk);
-        }
-        for (byte, copy) in rest.iter().zip(rest_copy) {
-            *copy = *byte;
-        }
-        self.gather(lanes).add_short(rest)
     }
 
     /// The folded sum, not complemented, as the two bytes to store.
@@ -86,12 +70,6 @@ impl Sum {
     }
 
     #[inline]
-    fn gather(self, lanes: [u64; CHUNK / 4]) -> Self {
-        self.plus(lanes.iter().sum())
-    }
-
-    /// Less than a chunk.
-    #[inline]
     fn add_short(self, data: &[u8]) -> Self {
         let (words, rest) = data.as_chunks::<4>();
         let mut sum = 0;
@@ -106,21 +84,29 @@ impl Sum {
     }
 }
 
-/// A lane gains less than 2^32 per chunk, so 2^32 chunks fit before it could overflow.
+/// The sum of whole chunks, and what is left: eight sums side by side. Each gains less than 2^32 per chunk, so 2^32 chunks fit before one could
+/// overflow.
 ///
 /// The chunk is copied and all of it widened before anything is added: written so, and not otherwise,
-/// the loops become vector code in [`Sum::add`] too (25 ns for 1,328 bytes instead of 155).
-#[inline(always)]
-fn accumulate(lanes: &mut [u64; CHUNK / 4], chunk: &[u8; CHUNK]) {
-    let chunk = *chunk;
-    let (words, _) = chunk.as_chunks::<4>();
-    let mut wide = [0; CHUNK / 4];
-    for (wide, word) in wide.iter_mut().zip(words) {
-        *wide = u64::from(u32::from_ne_bytes(*word));
+/// the loop becomes vector code (25 ns instead of 155 for 1,328 bytes), and as a function of its own it
+/// does so wherever it is called from.
+#[inline(never)]
+fn long(data: &[u8]) -> (u64, &[u8]) {
+    let (chunks, rest) = data.as_chunks::<CHUNK>();
+    let mut lanes = [0; CHUNK / 4];
+    for chunk in chunks {
+        let chunk = *chunk;
+        let (words, _) = chunk.as_chunks::<4>();
+        let mut wide = [0; CHUNK / 4];
+        for (wide, word) in wide.iter_mut().zip(words) {
+            *wide = u64::from(u32::from_ne_bytes(*word));
+        }
+        for (lane, wide) in lanes.iter_mut().zip(wide) {
+            *lane += wide;
+        }
     }
-    for (lane, wide) in lanes.iter_mut().zip(wide) {
-        *lane += wide;
-    }
+    // Nor could their sum, below 16 GiB.
+    (lanes.iter().sum(), rest)
 }
 
 /// The pseudo-header of an upper-layer checksum (RFC 9293 §3.1, RFC 8200 §8.1). `length` is that of
@@ -171,14 +157,6 @@ mod tests {
         fn adding_equals_the_bytewise_sum(data in proptest::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(Sum::default().add(&data).fold(), bytewise(&data).to_be_bytes());
             prop_assert_eq!(Sum::default().add(&data).checksum(), (!bytewise(&data)).to_be_bytes());
-        }
-
-        #[test]
-        fn copying_adds_the_same_and_copies_all(data in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut copy = data.clone();
-            copy.fill(0xaa);
-            prop_assert_eq!(Sum::default().copy_add(&data, &mut copy).fold(), Sum::default().add(&data).fold());
-            prop_assert_eq!(copy, data);
         }
 
         #[test]

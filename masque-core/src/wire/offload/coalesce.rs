@@ -13,7 +13,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::flow::{Candidate, Key, Seen};
+use super::flow::{Candidate, Key, Seen, follows};
 use super::{TCP_CHECKSUM, UDP_CHECKSUM, VnetHdr, be16, flags};
 use crate::wire::ip::checksum::Sum;
 
@@ -26,74 +26,61 @@ const MAX_DATAGRAMS: usize = 64;
 ///
 /// The buffer always begins with [`VnetHdr::LEN`] bytes for the header, so that a device with
 /// `vnet_hdr` writes it in one piece and one without writes [`TunFrame::packet`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TunFrame {
-    /// Longer than the frame: what is behind `len` has been written before and saves zeroing it again.
     buffer: Vec<u8>,
-    len: usize,
 }
 
 impl TunFrame {
     /// Header and packet.
     #[must_use]
     pub fn with_header(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
+        &self.buffer
     }
 
     /// The packet alone.
     #[must_use]
     pub fn packet(&self) -> &[u8] {
-        self.with_header().get(VnetHdr::LEN..).unwrap_or_default()
+        self.buffer.get(VnetHdr::LEN..).unwrap_or_default()
     }
 
     /// The header.
     #[must_use]
     pub fn header(&self) -> VnetHdr {
-        self.with_header()
+        self.buffer
             .first_chunk()
             .map_or_else(VnetHdr::default, |bytes| VnetHdr::from_bytes(*bytes))
     }
 
     /// Makes it hold `packet` behind an empty header.
     fn fill(&mut self, packet: &[u8]) {
-        self.len = VnetHdr::LEN + packet.len();
-        self.reach(self.len);
-        self.buffer[..VnetHdr::LEN].fill(0);
-        self.buffer[VnetHdr::LEN..self.len].copy_from_slice(packet);
+        self.buffer.clear();
+        self.reserve(VnetHdr::LEN + packet.len());
+        self.buffer.extend_from_slice(&[0; VnetHdr::LEN]);
+        self.buffer.extend_from_slice(packet);
     }
 
-    /// Copies `payload` behind the end and adds it to `sum`; [`TunFrame::accept`] makes it part.
-    fn append(&mut self, payload: &[u8], sum: Sum) -> Sum {
-        let end = self.len + payload.len();
-        self.reach(end);
-        sum.copy_add(payload, &mut self.buffer[self.len..end])
+    /// Copies `payload` behind the end.
+    #[inline]
+    fn append(&mut self, payload: &[u8]) {
+        self.reserve(self.buffer.len() + payload.len());
+        self.buffer.extend_from_slice(payload);
     }
 
-    fn accept(&mut self, len: usize) {
-        self.len += len;
-    }
-
-    /// Makes the buffer at least `len` long, in steps of two that let it be used again.
-    fn reach(&mut self, len: usize) {
-        if self.buffer.len() < len {
+    /// Makes room for `len` bytes in all, in steps of two that let the buffer be used again.
+    #[inline]
+    fn reserve(&mut self, len: usize) {
+        if self.buffer.capacity() < len {
             let step = len.next_power_of_two().min(VnetHdr::LEN + MAX_PACKET);
-            self.buffer.resize(step.max(len).max(Spare::SMALL), 0);
+            let goal = step.max(len).max(Spare::SMALL);
+            self.buffer.reserve_exact(goal - self.buffer.len());
         }
     }
 
     fn packet_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        self.buffer.get_mut(VnetHdr::LEN..len).unwrap_or_default()
+        self.buffer.get_mut(VnetHdr::LEN..).unwrap_or_default()
     }
 }
-
-impl PartialEq for TunFrame {
-    fn eq(&self, other: &Self) -> bool {
-        self.with_header() == other.with_header()
-    }
-}
-
-impl Eq for TunFrame {}
 
 /// Collects packets of one turn into frames.
 ///
@@ -108,9 +95,15 @@ pub struct Coalescer {
     udp: bool,
     /// Oldest first; at most one per flow.
     open: Vec<Open>,
+    /// The frame that a packet was last put into, if it is still there.
+    latest: usize,
     done: VecDeque<TunFrame>,
     spare: Spare,
 }
+
+/// Stands for the judgement about a frame's first packet: whoever pushes packets gives those that are
+/// judged by the same rules the same number. 0 stands for none.
+pub type Verdict = u64;
 
 impl Coalescer {
     /// With at most `flows` open frames. `tcp` and `udp` say which the device takes as super-packets;
@@ -122,6 +115,7 @@ impl Coalescer {
             tcp: tcp && flows > 0,
             udp: udp && flows > 0,
             open: Vec::new(),
+            latest: 0,
             done: VecDeque::new(),
             spare: Spare::default(),
         }
@@ -130,6 +124,41 @@ impl Coalescer {
     /// Takes one whole, valid IP packet (copied). Its IPv4 header checksum is not looked at again:
     /// [`PacketInfo::parse`](crate::wire::ip::PacketInfo::parse) has done that.
     pub fn push(&mut self, packet: &[u8]) {
+        self.push_judged(0, packet);
+    }
+
+    /// Takes a packet that continues the frame last added to, if that frame began under the same
+    /// `verdict`: source, destination, protocol and all else of its headers but lengths, checksums,
+    /// IPv4 identification, sequence number and PSH are then those of a packet that was judged before.
+    /// The IPv4 header checksum and the transport checksum are verified. `false`, with nothing done, if it
+    /// does not: the packet is to be judged and [pushed](Coalescer::push_judged).
+    #[inline]
+    pub fn follow(&mut self, verdict: Verdict, packet: &[u8]) -> bool {
+        let Some(open) = self.open.get_mut(self.latest) else {
+            return false;
+        };
+        if verdict == 0 || open.verdict != verdict {
+            return false;
+        }
+        match open.follow(packet) {
+            Appended::Open => true,
+            Appended::Closed => {
+                self.close(self.latest);
+                true
+            }
+            Appended::Refused | Appended::WrongChecksum => false,
+        }
+    }
+
+    /// What was judged until now says nothing about later packets.
+    pub fn forget_verdicts(&mut self) {
+        for open in &mut self.open {
+            open.verdict = 0;
+        }
+    }
+
+    /// [`Coalescer::push`] of a packet that was let through by `verdict`, for [`Coalescer::follow`].
+    pub fn push_judged(&mut self, verdict: Verdict, packet: &[u8]) {
         if !self.tcp && !self.udp {
             return self.leave_alone(packet);
         }
@@ -138,8 +167,10 @@ impl Coalescer {
                 let at = self.open.iter().position(|open| open.key == key);
                 let candidate = candidate.filter(|candidate| self.offloads(candidate));
                 match (at, candidate) {
-                    (Some(at), Some(candidate)) => self.extend(at, key, candidate, packet),
-                    (None, Some(candidate)) => self.begin(key, candidate, packet),
+                    (Some(at), Some(candidate)) => {
+                        self.extend(at, key, candidate, verdict, packet);
+                    }
+                    (None, Some(candidate)) => self.begin(key, candidate, verdict, packet),
                     (at, None) => {
                         if let Some(at) = at {
                             self.close(at);
@@ -180,6 +211,13 @@ impl Coalescer {
         self.spare.put(frame);
     }
 
+    /// Frees the buffers kept for reuse, for when nothing has come for a while.
+    pub fn rest(&mut self) {
+        self.spare = Spare::default();
+        self.open.shrink_to_fit();
+        self.done.shrink_to_fit();
+    }
+
     /// How many frames are held, open ones included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -202,7 +240,7 @@ impl Coalescer {
         self.done.push_back(frame);
     }
 
-    fn begin(&mut self, key: Key, candidate: Candidate, packet: &[u8]) {
+    fn begin(&mut self, key: Key, candidate: Candidate, verdict: Verdict, packet: &[u8]) {
         if candidate.push {
             // Nothing may follow it, so it need not wait.
             return self.leave_alone(packet);
@@ -212,8 +250,11 @@ impl Coalescer {
         }
         let mut frame = self.spare.take_large();
         frame.fill(packet);
+        self.latest = self.open.len();
         self.open.push(Open {
             key,
+            verdict,
+            base: candidate.pseudo_header(packet, 0),
             frame,
             next: candidate.next_sequence(),
             gso_size: candidate.payload_len(packet),
@@ -224,14 +265,22 @@ impl Coalescer {
         });
     }
 
-    fn extend(&mut self, at: usize, key: Key, candidate: Candidate, packet: &[u8]) {
+    fn extend(
+        &mut self,
+        at: usize,
+        key: Key,
+        candidate: Candidate,
+        verdict: Verdict,
+        packet: &[u8],
+    ) {
         let open = &mut self.open[at];
+        self.latest = at;
         match open.try_append(candidate, packet) {
             Appended::Open => {}
             Appended::Closed => self.close(at),
             Appended::Refused => {
                 self.close(at);
-                self.begin(key, candidate, packet);
+                self.begin(key, candidate, verdict, packet);
             }
             Appended::WrongChecksum => {
                 self.close(at);
@@ -250,6 +299,10 @@ impl Coalescer {
 #[derive(Debug)]
 struct Open {
     key: Key,
+    /// What the first packet was let through by.
+    verdict: Verdict,
+    /// The pseudo-header's sum without the length.
+    base: Sum,
     frame: TunFrame,
     first: Candidate,
     gso_size: usize,
@@ -281,25 +334,69 @@ impl Open {
             return Appended::Refused;
         }
         if !self.verified {
-            if !self.first.has_valid_checksum(self.frame.packet()) {
+            if !self.adds_up(self.frame.packet()) {
                 return Appended::Refused;
             }
             self.verified = true;
         }
-        let sum = candidate.sum_of_headers(packet);
-        if !self.frame.append(payload, sum).is_valid() {
+        if !self.adds_up(packet) {
             return Appended::WrongChecksum;
         }
-        self.frame.accept(payload.len());
+        self.take(packet, candidate.next_sequence(), candidate.push)
+    }
+
+    /// [`Open::try_append`] for the most frequent case: the frame's second packet has come, and this
+    /// one's headers are, word by word, those of the first.
+    #[inline]
+    fn follow(&mut self, packet: &[u8]) -> Appended {
+        let first = self.frame.packet();
+        let header_len = self.first.header_len;
+        let Some(payload) = packet.len().checked_sub(header_len) else {
+            return Appended::Refused;
+        };
+        let fits = self.verified
+            && payload != 0
+            && payload <= self.gso_size
+            && first.len() + payload <= MAX_PACKET;
+        let next = self.next.wrapping_add(payload as u32);
+        let same =
+            fits && match (self.first.v4, self.first.tcp) {
+                (true, true) => follows::tcp_v4(first, packet, header_len, self.next),
+                (true, false) => follows::udp_v4(first, packet),
+                (false, true) => follows::tcp_v6(first, packet, header_len, self.next),
+                (false, false) => follows::udp_v6(first, packet),
+            } && (!self.first.v4 || follows::identification(packet, self.identification));
+        if !same || !self.adds_up(packet) {
+            return Appended::Refused;
+        }
+        let push = self.first.tcp && packet[self.first.transport + 13] & flags::PSH != 0;
+        self.take(packet, next, push)
+    }
+
+    /// Whether the transport checksum of a packet of this flow holds.
+    #[inline]
+    fn adds_up(&self, packet: &[u8]) -> bool {
+        let transport = &packet[self.first.transport..];
+        self.base
+            .add_u16(transport.len() as u16)
+            .add(transport)
+            .is_valid()
+    }
+
+    /// Appends what was found to be next.
+    #[inline]
+    fn take(&mut self, packet: &[u8], next: u32, push: bool) -> Appended {
+        let payload = &packet[self.first.header_len..];
+        self.frame.append(payload);
         self.count += 1;
-        self.next = candidate.next_sequence();
-        self.identification = candidate.identification(packet);
-        if candidate.push {
+        self.next = next;
+        self.identification = self.first.identification(packet);
+        if push {
             let at = self.first.transport + 13;
             self.frame.packet_mut()[at] |= flags::PSH;
         }
-        let full = !candidate.tcp && self.count == MAX_DATAGRAMS;
-        if candidate.push || full || payload.len() < self.gso_size {
+        let full = !self.first.tcp && self.count == MAX_DATAGRAMS;
+        if push || full || payload.len() < self.gso_size {
             Appended::Closed
         } else {
             Appended::Open
@@ -414,12 +511,12 @@ impl Spare {
     }
 
     fn put(&mut self, frame: TunFrame) {
-        let (list, most) = match frame.buffer.len() {
+        let (list, most) = match frame.buffer.capacity() {
             0 => return,
             1..=Self::SMALL => (&mut self.small, Self::MAX_SMALL),
             _ => (&mut self.large, Self::MAX_LARGE),
         };
-        if list.len() < most && frame.buffer.len() <= VnetHdr::LEN + MAX_PACKET {
+        if list.len() < most && frame.buffer.capacity() <= VnetHdr::LEN + MAX_PACKET {
             list.push(frame);
         }
     }

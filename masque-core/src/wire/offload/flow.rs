@@ -170,20 +170,6 @@ impl Candidate {
             .add_u16(u16::from(if self.tcp { TCP } else { UDP }))
             .add_u16(length)
     }
-
-    /// What the payload must complete for the checksum to hold.
-    #[inline]
-    pub(super) fn sum_of_headers(&self, packet: &[u8]) -> Sum {
-        let length = (packet.len() - self.transport) as u16;
-        self.pseudo_header(packet, length)
-            .add(&packet[self.transport..self.header_len])
-    }
-
-    pub(super) fn has_valid_checksum(&self, packet: &[u8]) -> bool {
-        self.sum_of_headers(packet)
-            .add(&packet[self.header_len..])
-            .is_valid()
-    }
 }
 
 /// Eight bytes at `at`, which the caller knows to lie inside.
@@ -192,4 +178,129 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_ne_bytes(word)
+}
+
+/// Whether the headers of a packet are those of a frame's first packet, eight bytes at a time. What
+/// segmentation rewrites is left out: lengths, identification, checksums, sequence number, PSH.
+pub(super) mod follows {
+    use super::{TCP_HEADER, UDP_HEADER, V4_HEADER, V6_HEADER, be16, flags, word};
+    use crate::wire::ip::checksum::Sum;
+
+    const ALL: [u8; 8] = [0xff; 8];
+    /// Total length and identification, at 0 in an IPv4 header.
+    const V4_START: [u8; 8] = [0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff];
+    /// The header checksum, at 8.
+    const V4_MIDDLE: [u8; 8] = [0xff, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff];
+    /// The payload length, at 0 in an IPv6 header.
+    const V6_START: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff];
+    /// Ports, then TCP's sequence number or UDP's length and checksum.
+    const PORTS: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    /// TCP from the data offset: PSH and the checksum left out.
+    const TCP_END: [u8; 8] = [0xff, !flags::PSH, 0xff, 0xff, 0, 0, 0xff, 0xff];
+
+    #[inline(always)]
+    fn differ<const N: usize>(one: &[u8; N], other: &[u8; N], at: usize, mask: [u8; 8]) -> u64 {
+        (word(one, at) ^ word(other, at)) & u64::from_ne_bytes(mask)
+    }
+
+    /// The fixed header that `transport` bytes end, the lengths it states, the header checksum.
+    #[inline(always)]
+    fn v4<'a, const N: usize>(
+        first: &'a [u8],
+        packet: &'a [u8],
+    ) -> Option<(&'a [u8; N], &'a [u8; N])> {
+        let (one, other) = (first.first_chunk::<N>()?, packet.first_chunk::<N>()?);
+        let differences = differ(one, other, 0, V4_START) | differ(one, other, 8, V4_MIDDLE);
+        let header = other.first_chunk::<V4_HEADER>()?;
+        let fit = differences == 0
+            && usize::from(be16(header, 2)) == packet.len()
+            && Sum::default().add(header).is_valid();
+        fit.then_some((one, other))
+    }
+
+    #[inline(always)]
+    fn v6<'a, const N: usize>(
+        first: &'a [u8],
+        packet: &'a [u8],
+    ) -> Option<(&'a [u8; N], &'a [u8; N])> {
+        let (one, other) = (first.first_chunk::<N>()?, packet.first_chunk::<N>()?);
+        let differences = differ(one, other, 0, V6_START)
+            | differ(one, other, 8, ALL)
+            | differ(one, other, 16, ALL)
+            | differ(one, other, 24, ALL)
+            | differ(one, other, 32, ALL);
+        let fit = differences == 0 && usize::from(be16(other, 4)) + V6_HEADER == packet.len();
+        fit.then_some((one, other))
+    }
+
+    /// TCP options, of which `first` and `packet` have equally many.
+    #[inline(always)]
+    fn options(first: &[u8], packet: &[u8], from: usize, to: usize) -> bool {
+        let (Some(one), Some(other)) = (first.get(from..to), packet.get(from..to)) else {
+            return false;
+        };
+        let (one, other) = (one.as_chunks::<4>().0, other.as_chunks::<4>().0);
+        one.iter().zip(other).all(|(one, other)| one == other)
+    }
+
+    #[inline]
+    pub(in super::super) fn tcp_v4(
+        first: &[u8],
+        packet: &[u8],
+        header_len: usize,
+        next: u32,
+    ) -> bool {
+        const N: usize = V4_HEADER + TCP_HEADER;
+        v4::<N>(first, packet).is_some_and(|(one, other)| {
+            let differences = differ(one, other, 16, ALL)
+                | differ(one, other, 28, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])
+                | differ(one, other, 32, TCP_END);
+            let sequence = u32::from_be_bytes([other[24], other[25], other[26], other[27]]);
+            differences == 0 && sequence == next && options(first, packet, N, header_len)
+        })
+    }
+
+    #[inline]
+    pub(in super::super) fn tcp_v6(
+        first: &[u8],
+        packet: &[u8],
+        header_len: usize,
+        next: u32,
+    ) -> bool {
+        const N: usize = V6_HEADER + TCP_HEADER;
+        v6::<N>(first, packet).is_some_and(|(one, other)| {
+            let differences = differ(one, other, 40, PORTS)
+                | differ(one, other, 48, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])
+                | differ(one, other, 52, TCP_END);
+            let sequence = u32::from_be_bytes([other[44], other[45], other[46], other[47]]);
+            differences == 0 && sequence == next && options(first, packet, N, header_len)
+        })
+    }
+
+    #[inline]
+    pub(in super::super) fn udp_v4(first: &[u8], packet: &[u8]) -> bool {
+        const N: usize = V4_HEADER + UDP_HEADER;
+        v4::<N>(first, packet).is_some_and(|(one, other)| {
+            let differences = differ(one, other, 12, ALL) | differ(one, other, 20, PORTS);
+            differences == 0
+                && usize::from(be16(other, V4_HEADER + 4)) + V4_HEADER == packet.len()
+                && be16(other, V4_HEADER + 6) != 0
+        })
+    }
+
+    #[inline]
+    pub(in super::super) fn udp_v6(first: &[u8], packet: &[u8]) -> bool {
+        const N: usize = V6_HEADER + UDP_HEADER;
+        v6::<N>(first, packet).is_some_and(|(one, other)| {
+            differ(one, other, 40, PORTS) == 0
+                && usize::from(be16(other, V6_HEADER + 4)) + V6_HEADER == packet.len()
+                && be16(other, V6_HEADER + 6) != 0
+        })
+    }
+
+    /// An identification means something only where fragmenting is allowed (RFC 6864 §4).
+    #[inline]
+    pub(in super::super) fn identification(packet: &[u8], last: u16) -> bool {
+        be16(packet, 6) & 0x4000 != 0 || be16(packet, 4) == last.wrapping_add(1)
+    }
 }

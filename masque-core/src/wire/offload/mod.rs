@@ -12,7 +12,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use coalesce::{Coalescer, TunFrame};
+pub use coalesce::{Coalescer, TunFrame, Verdict};
 pub use segment::{SegmentError, Segments, segment};
 
 /// `struct virtio_net_hdr` without `num_buffers`, as plain data (virtio 1.2 §5.1.6).

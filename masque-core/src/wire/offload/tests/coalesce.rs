@@ -245,6 +245,41 @@ proptest! {
         prop_assert_eq!(sorted(got), sorted(sent));
     }
 
+    /// What follows without being judged again is exactly what would have been merged, damaged
+    /// headers and interleaved flows included, and only under the verdict it began with.
+    #[test]
+    fn following_gives_the_frames_that_pushing_gives(
+        steps in proptest::collection::vec(
+            (any_step(), 1..3u64, proptest::option::weighted(0.1, (0..60usize, 0..8u8))),
+            0..80,
+        ),
+        open in 1..4usize,
+    ) {
+        let mut flows = flows();
+        let (mut slow, mut fast) = (Coalescer::new(open, true, true), Coalescer::new(open, true, true));
+        for (nth, ((flow, step), verdict, damage)) in steps.iter().enumerate() {
+            let Some(mut bytes) = take_step(&mut flows[*flow], step, nth) else {
+                fast.forget_verdicts();
+                continue;
+            };
+            if let Some((at, bit)) = damage
+                && let Some(byte) = bytes.get_mut(*at)
+            {
+                *byte ^= 1 << bit;
+            }
+            let judged = PacketInfo::parse(&bytes).is_ok();
+            let followed = fast.follow(*verdict, &bytes);
+            prop_assert!(judged || !followed, "a packet that is none follows nothing");
+            if judged {
+                slow.push(&bytes);
+                if !followed {
+                    fast.push_judged(*verdict, &bytes);
+                }
+            }
+        }
+        prop_assert_eq!(drain(&mut fast), drain(&mut slow));
+    }
+
     #[test]
     fn no_bytes_make_coalescing_panic(
         packets in proptest::collection::vec(
@@ -290,6 +325,26 @@ proptest! {
         }
         prop_assert_eq!(frames.iter().flat_map(expand).collect::<Vec<_>>(), packets);
     }
+}
+
+#[test]
+fn nothing_follows_under_another_verdict_or_none() {
+    let packets: Vec<_> = Packet::new(true, true, &[9; 400])
+        .split(100)
+        .iter()
+        .map(Packet::on_wire)
+        .collect();
+    let mut coalescer = Coalescer::new(8, true, true);
+    assert!(!coalescer.follow(7, &packets[0]));
+    coalescer.push_judged(7, &packets[0]);
+    coalescer.push_judged(7, &packets[1]);
+    assert!(!coalescer.follow(8, &packets[2]));
+    assert!(!coalescer.follow(0, &packets[2]));
+    assert!(coalescer.follow(7, &packets[2]));
+    coalescer.forget_verdicts();
+    assert!(!coalescer.follow(7, &packets[3]));
+    coalescer.push_judged(7, &packets[3]);
+    assert_eq!(drain(&mut coalescer).len(), 1);
 }
 
 #[test]
@@ -445,4 +500,21 @@ fn a_recycled_buffer_brings_nothing_along() {
         frames[0].with_header(),
         [&[0; VnetHdr::LEN][..], &single].concat()
     );
+}
+
+#[test]
+fn a_rest_frees_no_packet() {
+    let whole = Packet::new(true, true, &[3; 30_000]);
+    let parts: Vec<_> = whole.split(1000).iter().map(Packet::on_wire).collect();
+    let frames = |rests: bool| {
+        let mut coalescer = Coalescer::new(4, true, true);
+        for part in &parts {
+            coalescer.push(part);
+            if rests {
+                coalescer.rest();
+            }
+        }
+        drain(&mut coalescer)
+    };
+    assert_eq!(frames(true), frames(false));
 }
