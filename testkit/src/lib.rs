@@ -12,6 +12,7 @@
 //! | [`fuzz`] | what fuzz targets do with their bytes |
 //! | [`scenario`] | worlds ready to run |
 //! | [`scale`] | one server, very many clients, and what they cost |
+//! | [`traffic`] | bulk flows, voice, named paths, and trials of tunnels by them |
 //! | [`lab`] | what `masque-lab` does: run and step |
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod packet;
 pub mod scale;
 pub mod scenario;
 pub mod seed;
+pub mod traffic;
 pub mod world;
 
 pub use seed::{Fnv, Seed};

@@ -83,6 +83,8 @@ pub enum Congestion {
     Bbr,
     /// A fixed rate: `rate` says which.
     Fixed,
+    /// Made for tunnels: by delay, not by loss.
+    Tunnel,
 }
 
 /// An entry of `ciphers`.
@@ -184,6 +186,7 @@ impl TransportSection {
             (Congestion::Cubic, None) => CongestionControl::Cubic,
             (Congestion::NewReno, None) => CongestionControl::NewReno,
             (Congestion::Bbr, None) => CongestionControl::Bbr,
+            (Congestion::Tunnel, None) => CongestionControl::Tunnel,
         })
     }
 

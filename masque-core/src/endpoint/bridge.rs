@@ -152,20 +152,30 @@ impl Bridge {
         self.conn.datagrams().max_size().filter(|&size| size > 0)
     }
 
-    /// How many bytes of datagrams QUIC is to be given now, and how many it may hold at all.
+    /// How many bytes of datagrams QUIC is to be given now, and how many a flow may send in its turn.
     ///
-    /// No more than an eighth of the congestion window waits in its own queue, where nobody decides
-    /// about it: a few milliseconds on a slow path; on a fast one enough for a full send with GSO.
+    /// No more than an eighth of the congestion window, and no more than leaves in 2 ms, waits in QUIC's own
+    /// queue, where nobody decides about it; on a fast path that is enough for a full send with GSO. A turn is as
+    /// much, and no more than leaves in half a millisecond: a flow that sends little waits for a turn of each
+    /// that sends much.
     pub(super) fn datagram_room(&mut self) -> (usize, usize) {
         let window = usize::try_from(self.conn.congestion_state().window()).unwrap_or(usize::MAX);
         let mtu = usize::from(self.conn.current_mtu());
+        let micros = usize::try_from(self.conn.rtt().as_micros()).unwrap_or(usize::MAX);
+        let half_milli = window.saturating_mul(500) / micros.max(1);
         let goal = (window / 8)
+            .min(half_milli.saturating_mul(4))
             .clamp(4 * mtu, 64 * mtu)
             .min(self.datagram_buffer);
         let waiting = self
             .datagram_buffer
             .saturating_sub(self.conn.datagrams().send_buffer_space());
-        (goal.saturating_sub(waiting), goal)
+        (goal.saturating_sub(waiting), half_milli.min(goal))
+    }
+
+    /// The smoothed round-trip time.
+    pub(super) fn round_trip(&self) -> std::time::Duration {
+        self.conn.rtt()
     }
 
     /// Hands one DATAGRAM payload to QUIC.

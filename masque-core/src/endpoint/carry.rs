@@ -199,11 +199,11 @@ impl Endpoint {
     /// decides what waits and what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
         let largest = conn.bridge.max_datagram().unwrap_or(0);
-        let (mut room, goal) = conn.bridge.datagram_room();
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
         // ones keep others from waiting. Turns of what QUIC takes at once are both on a fast path, where
         // that is a super-packet, and on a slow one, where it is a few packets.
-        let quantum = goal;
+        let (mut room, quantum) = conn.bridge.datagram_room();
+        let round_trip = conn.bridge.round_trip();
         let mut idle = 0;
         while idle < conn.tunnels.len() && room > 0 {
             conn.turn += 1;
@@ -214,6 +214,7 @@ impl Endpoint {
             let prefix = tunnel.header.as_ref();
             let prefix = prefix.map_or(0, |header| header.as_slice().len());
             let before = tunnel.queue.bytes();
+            tunnel.queue.expect(round_trip);
             let datagram = tunnel.queue.pop(now, prefix, quantum);
             self.fwd.queued_bytes -= before - tunnel.queue.bytes();
             if tunnel.queue.has_losses() {

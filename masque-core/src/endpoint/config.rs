@@ -139,6 +139,17 @@ pub enum CongestionControl {
     Bbr,
     /// A window for this many bits per second at the current round-trip time.
     Fixed(u64),
+    /// Ours, made for tunnels: goes by delay, not by loss. `docs/congestion.md` has its reasoning.
+    Tunnel,
+}
+
+impl CongestionControl {
+    /// Whether loss and marks do not slow it down as RFC 9002 has it: then nothing is sent as ECN-capable,
+    /// since marks would go unanswered.
+    #[must_use]
+    pub const fn is_relaxed(self) -> bool {
+        matches!(self, Self::Fixed(_) | Self::Tunnel)
+    }
 }
 
 /// QUIC on the path: every window, buffer and limit is set here on purpose.

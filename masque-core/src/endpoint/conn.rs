@@ -198,14 +198,9 @@ pub(super) fn forwardable(address: IpAddr) -> bool {
 
 /// What a tunnel carries when QUIC takes `max_datagram` bytes.
 ///
-/// ACKs go into a packet before DATAGRAM frames do, and a datagram of the greatest size then no
-/// longer fits; so a few bytes are left free, unless that would cost the tunnel its IPv6.
+/// All of it, though an ACK then no longer fits beside a packet of the greatest size and travels in one of its
+/// own. With a few bytes left free, packets with an ACK are now and then larger than all others, and
+/// quinn-proto takes ordinary losses of the others for a black hole: `docs/congestion.md`.
 pub(super) fn tunnel_mtu(max_datagram: usize, header: usize) -> u32 {
-    const MARGIN: usize = 16;
-    let full = max_datagram.saturating_sub(header);
-    let mtu = match full {
-        0..1280 => full.saturating_sub(MARGIN),
-        _ => full.saturating_sub(MARGIN).max(1280),
-    };
-    u32::try_from(mtu).unwrap_or(u32::MAX)
+    u32::try_from(max_datagram.saturating_sub(header)).unwrap_or(u32::MAX)
 }

@@ -17,11 +17,13 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::ip;
 
-/// How long packets may wait on the average (RFC 8289 §4.4).
-const TARGET: Duration = Duration::from_millis(5);
-/// For how long they may wait longer than that before one is dropped: a round trip of the slowest
+/// How long packets may wait on the average: a part of the interval (RFC 8289 §4.4).
+const TARGET_PART: u32 = 20;
+/// For how long they may wait longer than that before one is dropped, at least: a round trip of the slowest
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
+/// And at most: a queue may stand for a second, but not for longer because a path is long.
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
 const FLOOR: usize = 1600;
 /// After so long without a packet a tunnel gives its memory back.
@@ -43,6 +45,29 @@ pub(super) struct TunnelQueue {
     datagrams: usize,
     last: Option<Instant>,
     losses: Losses,
+    patience: Patience,
+}
+
+/// How long packets may wait: the target on the average, the interval at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Patience {
+    target: Duration,
+    interval: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::new(INTERVAL)
+    }
+}
+
+impl Patience {
+    fn new(interval: Duration) -> Self {
+        Self {
+            target: interval / TARGET_PART,
+            interval,
+        }
+    }
 }
 
 /// What a queue did to packets since it was last asked.
@@ -82,6 +107,15 @@ impl TunnelQueue {
 
     pub(super) fn len(&self) -> usize {
         self.datagrams
+    }
+
+    /// Says how long a round trip over the path takes: flows inside cannot answer a drop any sooner, and what
+    /// is dropped before they can is dropped for nothing.
+    pub(super) fn expect(&mut self, round_trip: Duration) {
+        let interval = (round_trip * 3 / 2).clamp(INTERVAL, MAX_INTERVAL);
+        if interval != self.patience.interval {
+            self.patience = Patience::new(interval);
+        }
     }
 
     /// Whether there are losses to be taken.
@@ -143,7 +177,7 @@ impl TunnelQueue {
                 continue;
             }
             let (before, count) = (flow.bytes, flow.waiting.len());
-            let datagram = flow.next(now, prefix, &mut self.losses);
+            let datagram = flow.next(now, prefix, self.patience, &mut self.losses);
             self.bytes -= before - flow.bytes;
             self.datagrams -= count - flow.waiting.len();
             if let Some(datagram) = datagram {
@@ -165,9 +199,10 @@ impl TunnelQueue {
     pub(super) fn rest(&mut self, now: Instant) {
         let idle = |last| now.saturating_duration_since(last) >= IDLE;
         if self.datagrams == 0 && self.last.is_some_and(idle) {
-            let losses = self.losses;
+            let (losses, patience) = (self.losses, self.patience);
             *self = Self {
                 losses,
+                patience,
                 ..Self::default()
             };
         }
@@ -245,19 +280,27 @@ impl Flow {
     }
 
     /// The next datagram after CoDel's judgement.
-    fn next(&mut self, now: Instant, prefix: usize, losses: &mut Losses) -> Option<Bytes> {
-        let (mut datagram, mut late) = self.take(now)?;
+    fn next(
+        &mut self,
+        now: Instant,
+        prefix: usize,
+        patience: Patience,
+        losses: &mut Losses,
+    ) -> Option<Bytes> {
+        let interval = patience.interval;
+        let (mut datagram, mut late) = self.take(now, patience)?;
         if self.codel.dropping {
             self.codel.dropping = late;
             while self.codel.dropping && self.codel.drop_next.is_some_and(|next| next <= now) {
                 self.codel.count = self.codel.count.saturating_add(1);
-                self.codel.drop_next = self.codel.drop_next.map(|next| next + self.codel.spacing());
+                let spacing = self.codel.spacing(interval);
+                self.codel.drop_next = self.codel.drop_next.map(|next| next + spacing);
                 if let Some(marked) = mark(&datagram, prefix) {
                     losses.marked += 1;
                     return Some(marked);
                 }
                 losses.dropped += 1;
-                let Some(next) = self.take(now) else {
+                let Some(next) = self.take(now, patience) else {
                     self.codel.dropping = false;
                     return None;
                 };
@@ -265,49 +308,52 @@ impl Flow {
                 self.codel.dropping = late;
             }
         } else if late {
-            self.codel.begin(now);
+            self.codel.begin(now, interval);
             if let Some(marked) = mark(&datagram, prefix) {
                 losses.marked += 1;
                 return Some(marked);
             }
             losses.dropped += 1;
-            (datagram, _) = self.take(now)?;
+            (datagram, _) = self.take(now, patience)?;
         }
         Some(datagram)
     }
 
     /// The first datagram, and whether it may be dropped: the queue has stood too long.
-    fn take(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+    fn take(&mut self, now: Instant, patience: Patience) -> Option<(Bytes, bool)> {
         let Some((since, datagram)) = self.waiting.pop_front() else {
             self.codel.first_above = None;
             return None;
         };
         self.bytes -= datagram.len();
-        if self.bytes <= FLOOR || now.saturating_duration_since(since) < TARGET {
+        if self.bytes <= FLOOR || now.saturating_duration_since(since) < patience.target {
             self.codel.first_above = None;
             return Some((datagram, false));
         }
-        let first_above = *self.codel.first_above.get_or_insert(now + INTERVAL);
+        let first_above = *self
+            .codel
+            .first_above
+            .get_or_insert(now + patience.interval);
         Some((datagram, now >= first_above))
     }
 }
 
 impl CoDel {
     /// Starts dropping; soon after the last time it goes on at the rate it had reached.
-    fn begin(&mut self, now: Instant) {
+    fn begin(&mut self, now: Instant, interval: Duration) {
         let recently = self
             .drop_next
-            .is_some_and(|next| now.saturating_duration_since(next) < 16 * INTERVAL);
+            .is_some_and(|next| now.saturating_duration_since(next) < 16 * interval);
         let reached = self.count.saturating_sub(self.last_count);
         self.count = if recently && reached > 1 { reached } else { 1 };
         self.last_count = self.count;
         self.dropping = true;
-        self.drop_next = Some(now + self.spacing());
+        self.drop_next = Some(now + self.spacing(interval));
     }
 
     /// The time between two drops: the interval over the square root of their number.
-    fn spacing(&self) -> Duration {
-        INTERVAL.div_f64(f64::from(self.count.max(1)).sqrt())
+    fn spacing(&self, interval: Duration) -> Duration {
+        interval.div_f64(f64::from(self.count.max(1)).sqrt())
     }
 }
 

@@ -30,6 +30,7 @@ mod cipher;
 mod client;
 mod command;
 mod config;
+mod congestion;
 mod conn;
 mod counters;
 mod deadlines;

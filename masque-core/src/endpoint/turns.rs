@@ -298,7 +298,11 @@ impl Endpoint {
         }
         let (socket, id) = (conn.socket, conn.id);
         self.put_back(at, conn);
-        Some(self.sent(Some(id), ours(transmit?, socket)))
+        let mut transmit = ours(transmit?, socket);
+        if self.profile.congestion.is_relaxed() {
+            transmit.ecn = None;
+        }
+        Some(self.sent(Some(id), transmit))
     }
 
     /// Makes room for `bytes` in what all tunnels may queue, at the cost of those that queue most

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use masque_testkit::lab::{self, LabError, Scenario};
+use masque_testkit::lab::{self, Comparison, LabError, Scenario};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
 #[derive(Parser)]
@@ -24,6 +24,11 @@ enum Command {
         #[command(flatten)]
         scenario: Scenario,
     },
+    /// Judges tunnels on named paths: goodput, voice beside it, and what they leave to others.
+    Profiles {
+        #[command(flatten)]
+        comparison: Box<Comparison>,
+    },
     /// Takes one input at a time; commands come from standard input.
     Step {
         #[command(flatten)]
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
         Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
+        Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
     };
     drop(out);

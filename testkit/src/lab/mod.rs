@@ -1,5 +1,6 @@
 //! What `masque-lab` does, as functions over readers and writers.
 
+mod profiles;
 mod report;
 mod stepper;
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use report::{run, summary};
 pub use stepper::step;
 
@@ -106,6 +108,9 @@ pub enum LabError {
     /// The scenario cannot be made.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A path or subject that there is not.
+    #[error("nothing is called {0:?}")]
+    Name(String),
     /// Reading commands or writing answers failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -194,6 +194,25 @@ impl World {
         }
     }
 
+    /// Puts a packet that no endpoint has to do with onto a link.
+    pub(super) fn send_outside(&mut self, from: NodeId, to: NodeId, data: Vec<u8>) {
+        let Some(link) = self.links.get_mut(&(from, to)) else {
+            self.stats.no_link += 1;
+            return;
+        };
+        let Ok(passage) = link.send(self.now, data.len()) else {
+            return;
+        };
+        // A changed bit is a checksum error to whoever gets it.
+        if passage.flip.is_some() {
+            return;
+        }
+        for at in [Some(passage.at), passage.again].into_iter().flatten() {
+            let data = data.clone();
+            self.schedule(at, Input::OutsideArrives { from, to, data });
+        }
+    }
+
     fn deliver(&mut self, id: NodeId, port: PortId, header: VnetHdr, packet: &[u8]) {
         self.trace.bytes(self.now, b't', packet);
         self.log(id, format_args!("-> tun {}", packet::summary(packet)));
@@ -225,6 +244,11 @@ impl World {
             let node = id;
             let input = match action {
                 Action::Packet(port, data) => Input::Packet { node, port, data },
+                Action::Outside(to, data) => Input::Outside {
+                    from: node,
+                    to,
+                    data,
+                },
                 Action::Command(command) => Input::Command { node, command },
                 Action::Connect(target) => Input::Connect { node, target },
                 Action::Wake(token) => Input::Wake { node, token },

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use masque_core::endpoint::{Command, Event, PortId, Target, TunnelHandle};
 
+use super::node::NodeId;
 use crate::packet::{self, ECHO_PORT, Echo, Packet};
 
 /// What surrounds an endpoint. It has no clock and no randomness; what it does becomes inputs of the
@@ -22,6 +23,11 @@ pub trait Host: Any {
         let _ = (cx, port, packet);
     }
 
+    /// A packet that `from`'s host sent beside the tunnels arrives.
+    fn on_outside(&mut self, cx: &mut HostCx<'_>, from: NodeId, packet: &[u8]) {
+        let _ = (cx, from, packet);
+    }
+
     /// The time asked for by [`HostCx::wake`] has come.
     fn on_wake(&mut self, cx: &mut HostCx<'_>, token: u64) {
         let _ = (cx, token);
@@ -32,6 +38,7 @@ pub trait Host: Any {
 #[derive(Clone)]
 pub(super) enum Action {
     Packet(PortId, Vec<u8>),
+    Outside(NodeId, Vec<u8>),
     Command(Command),
     Connect(Box<Target>),
     Wake(u64),
@@ -49,6 +56,13 @@ impl HostCx<'_> {
     pub fn send(&mut self, port: PortId, packet: Vec<u8>) {
         self.actions
             .push((Duration::ZERO, Action::Packet(port, packet)));
+    }
+
+    /// Sends an IP packet to another node's host beside the tunnels: over the link, through no
+    /// endpoint, now.
+    pub fn send_outside(&mut self, to: NodeId, packet: Vec<u8>) {
+        self.actions
+            .push((Duration::ZERO, Action::Outside(to, packet)));
     }
 
     /// Gives the endpoint a command after `delay`.

@@ -30,6 +30,24 @@ pub enum Input {
         /// The whole IP packet.
         data: Vec<u8>,
     },
+    /// A host sends an IP packet beside the tunnels, over the link to another node.
+    Outside {
+        /// Whose host.
+        from: NodeId,
+        /// To whose host.
+        to: NodeId,
+        /// The whole IP packet.
+        data: Vec<u8>,
+    },
+    /// A packet sent beside the tunnels arrives.
+    OutsideArrives {
+        /// Whose host sent it.
+        from: NodeId,
+        /// At whose host.
+        to: NodeId,
+        /// The whole IP packet.
+        data: Vec<u8>,
+    },
     /// The next piece of mail from one shard of a server arrives at another.
     Mail {
         /// The server.

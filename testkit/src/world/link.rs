@@ -13,10 +13,15 @@ pub struct LinkConfig {
     pub delay: Duration,
     /// Up to so much is added to the delay, evenly spread.
     pub jitter: Duration,
+    /// Zero: each packet draws its own jitter. Otherwise jitter follows a line through a new random value
+    /// every so often, as radio scheduling does.
+    pub jitter_every: Duration,
     /// Whether jitter may let one packet overtake another.
     pub reorder: bool,
     /// Packets lost on the way, per million.
     pub loss: u32,
+    /// Losses that come in bursts, besides.
+    pub bursts: Option<Bursts>,
     /// Packets that arrive twice, per million.
     pub duplicate: u32,
     /// Packets that arrive with one bit changed, per million.
@@ -37,8 +42,10 @@ impl Default for LinkConfig {
         Self {
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
+            jitter_every: Duration::ZERO,
             reorder: false,
             loss: 0,
+            bursts: None,
             duplicate: 0,
             corrupt: 0,
             rate: None,
@@ -47,6 +54,17 @@ impl Default for LinkConfig {
             up: true,
         }
     }
+}
+
+/// The Gilbert-Elliott model: a good state without loss and a bad one, in packets per million.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bursts {
+    /// How likely the bad state begins with a packet.
+    pub begin: u32,
+    /// How likely it ends with one.
+    pub end: u32,
+    /// How many packets are lost in the bad state.
+    pub loss: u32,
 }
 
 /// What a link did so far, in packets where not said otherwise.
@@ -100,9 +118,42 @@ pub(super) struct Link {
     pub(super) config: LinkConfig,
     pub(super) stats: LinkStats,
     rng: ChaCha20Rng,
+    knots: Knots,
+    in_burst: bool,
     /// Until when the transmitter is busy with what it has.
     busy_until: Duration,
     last_arrival: Duration,
+}
+
+/// The random values jitter follows a line through, and the interval they stand at the ends of.
+struct Knots {
+    rng: ChaCha20Rng,
+    interval: u64,
+    ends: [u64; 2],
+}
+
+impl Knots {
+    fn new(mut rng: ChaCha20Rng) -> Self {
+        let ends = [rng.next_u64(), rng.next_u64()];
+        Self {
+            rng,
+            interval: 0,
+            ends,
+        }
+    }
+
+    /// The value at `at`, as a share of `u64::MAX`. Time does not go back.
+    fn at(&mut self, at: Duration, every: Duration) -> u64 {
+        let every = every.as_nanos().max(1);
+        let interval = u64::try_from(at.as_nanos() / every).unwrap_or(u64::MAX);
+        while self.interval < interval {
+            self.interval += 1;
+            self.ends = [self.ends[1], self.rng.next_u64()];
+        }
+        let part = at.as_nanos() % every;
+        let [from, to] = self.ends.map(|end| u128::from(end) / every);
+        u64::try_from(from * (every - part) + to * part).unwrap_or(u64::MAX)
+    }
 }
 
 impl Link {
@@ -110,6 +161,12 @@ impl Link {
         Self {
             config,
             stats: LinkStats::default(),
+            knots: Knots::new({
+                let mut other = rng.clone();
+                other.set_stream(rng.get_stream().wrapping_add(1));
+                other
+            }),
+            in_burst: false,
             rng,
             busy_until: Duration::ZERO,
             last_arrival: Duration::ZERO,
@@ -134,6 +191,11 @@ impl Link {
         result
     }
 
+    /// How long a packet put in at `now` would wait for the transmitter.
+    pub(super) fn backlog(&self, now: Duration) -> Duration {
+        self.busy_until.saturating_sub(now)
+    }
+
     fn pass(&mut self, now: Duration, size: usize) -> Result<Passage, Loss> {
         // Always the same number of draws: one setting does not shift another's luck.
         let draws: [u64; 6] = std::array::from_fn(|_| self.rng.next_u64());
@@ -146,7 +208,18 @@ impl Link {
         }
         let sent = self.transmit(now, size)?;
         let happens = |draw: u64, per_million: u32| draw % 1_000_000 < u64::from(per_million);
-        if happens(draws[0], config.loss) {
+        let mut lost = happens(draws[0], config.loss);
+        if let Some(bursts) = config.bursts {
+            // The upper half of a draw whose lower half has decided nothing but the arrival.
+            let turns = if self.in_burst {
+                bursts.end
+            } else {
+                bursts.begin
+            };
+            self.in_burst ^= happens(draws[3] >> 32, turns);
+            lost |= self.in_burst && happens(draws[5] >> 32, bursts.loss);
+        }
+        if lost {
             return Err(Loss::Random);
         }
         let at = self.arrival(sent, draws[1]);
@@ -172,7 +245,13 @@ impl Link {
 
     fn arrival(&mut self, sent: Duration, draw: u64) -> Duration {
         let spread = u64::try_from(self.config.jitter.as_nanos()).unwrap_or(u64::MAX);
-        let jitter = Duration::from_nanos(draw % spread.saturating_add(1).max(1));
+        let jitter = if self.config.jitter_every.is_zero() {
+            draw % spread.saturating_add(1).max(1)
+        } else {
+            let share = self.knots.at(sent, self.config.jitter_every);
+            u64::try_from((u128::from(share) * u128::from(spread)) >> 64).unwrap_or(spread)
+        };
+        let jitter = Duration::from_nanos(jitter);
         let at = sent + self.config.delay + jitter;
         if self.config.reorder {
             at

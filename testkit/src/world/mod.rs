@@ -36,7 +36,7 @@ use masque_core::wire::offload::VnetHdr;
 
 pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
-pub use link::{LinkConfig, LinkStats};
+pub use link::{Bursts, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
 pub use shards::{Sharding, Steering};
 pub use trace::Trace;
@@ -164,6 +164,13 @@ impl World {
         self.links.get(&(from, to)).map(|link| link.stats)
     }
 
+    /// How long a packet put into the link from `from` to `to` now would wait for its transmitter.
+    #[must_use]
+    pub fn backlog(&self, from: NodeId, to: NodeId) -> Option<Duration> {
+        let link = self.links.get(&(from, to))?;
+        Some(link.backlog(self.now))
+    }
+
     /// Lets `input` happen at `at`, but not before now.
     pub fn schedule(&mut self, at: Duration, input: Input) {
         let at = at.max(self.now);
@@ -211,6 +218,14 @@ impl World {
     #[must_use]
     pub fn node_mut(&mut self, node: NodeId) -> &mut Node {
         &mut self.nodes[node.0]
+    }
+
+    /// Puts another host in the place of a node's.
+    ///
+    /// # Panics
+    /// If `node` is of another world.
+    pub fn set_host(&mut self, node: NodeId, host: Box<dyn Host>) {
+        self.nodes[node.0].host = host;
     }
 
     /// All nodes, in the order they were added.
@@ -391,6 +406,18 @@ impl World {
                     None
                 });
                 (Some(node), words)
+            }
+            Input::Outside { from, to, data } => {
+                let words = format!("-> outside {} bytes to {}", data.len(), to.0);
+                self.log(from, &words);
+                self.send_outside(from, to, data);
+                (Some(from), words)
+            }
+            Input::OutsideArrives { from, to, data } => {
+                let words = format!("<- outside {} bytes from {}", data.len(), from.0);
+                self.log(to, &words);
+                self.with_host(to, |host, cx| host.on_outside(cx, from, &data));
+                (Some(to), words)
             }
             Input::Mail { group, from, to } => self.deliver_mail(group, from, to),
             Input::Connect { node, target } => {

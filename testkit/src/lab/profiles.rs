@@ -1,0 +1,186 @@
+//! `masque-lab profiles`: tunnels judged on named paths.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::LabError;
+use crate::traffic::control::ControlKind;
+use crate::traffic::host::End;
+use crate::traffic::profile::{self, PROFILES};
+use crate::traffic::sweep;
+use crate::traffic::trial::{Subject, Trial};
+
+/// What is run: every combination.
+#[derive(Args, Clone, Debug)]
+pub struct Comparison {
+    /// The paths; all of them if none is named.
+    #[arg(long, value_delimiter = ',')]
+    pub profile: Vec<String>,
+    /// What carries the flows: raw, cubic, newreno, bbr, none, tunnel.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "raw,cubic,bbr,none,tunnel"
+    )]
+    pub subjects: Vec<String>,
+    /// Numbers of bulk flows.
+    #[arg(long, value_delimiter = ',', default_value = "16")]
+    pub flows: Vec<usize>,
+    /// The control of the bulk flows.
+    #[arg(long, value_delimiter = ',', default_value = "cubic")]
+    pub control: Vec<ControlArg>,
+    /// Who sends.
+    #[arg(long, value_delimiter = ',', default_value = "up")]
+    pub direction: Vec<DirectionArg>,
+    /// Voice beside the bulk flows.
+    #[arg(long)]
+    pub voice: bool,
+    /// A flow outside the tunnel on the same path.
+    #[arg(long)]
+    pub rival: Option<ControlArg>,
+    /// The rival begins so many seconds after the flows; before them if negative.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub rival_after: f64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1)]
+    pub seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    pub first_seed: u64,
+    /// Virtual seconds per run.
+    #[arg(long, default_value_t = 15.0)]
+    pub secs: f64,
+    /// Runs at once.
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
+    /// Where to write one JSON object per run and line.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Print the course of every run, ten lines a second.
+    #[arg(long)]
+    pub course: bool,
+}
+
+/// A control of bulk flows.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlArg {
+    /// RFC 9438.
+    Cubic,
+    /// BBR, version 1.
+    Bbr,
+}
+
+impl From<ControlArg> for ControlKind {
+    fn from(arg: ControlArg) -> Self {
+        match arg {
+            ControlArg::Cubic => Self::Cubic,
+            ControlArg::Bbr => Self::Bbr,
+        }
+    }
+}
+
+/// Who sends.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirectionArg {
+    /// The client.
+    Up,
+    /// The server.
+    Down,
+}
+
+impl Comparison {
+    /// The runs, or the name nothing has.
+    ///
+    /// # Errors
+    /// [`LabError::Name`].
+    pub fn trials(&self) -> Result<(Vec<Trial>, Vec<Subject>), LabError> {
+        let unknown = |name: &String| LabError::Name(name.clone());
+        let subjects = self.subjects.iter();
+        let subjects: Vec<_> = subjects
+            .map(|name| Subject::named(name).ok_or_else(|| unknown(name)))
+            .collect::<Result<_, _>>()?;
+        let mut paths: Vec<_> = self
+            .profile
+            .iter()
+            .map(|name| profile::named(name).ok_or_else(|| unknown(name)))
+            .collect::<Result<_, _>>()?;
+        if paths.is_empty() {
+            paths = PROFILES.to_vec();
+        }
+        let mut trials = Vec::new();
+        for profile in paths {
+            for direction in &self.direction {
+                for control in &self.control {
+                    for flows in &self.flows {
+                        for subject in &subjects {
+                            for seed in self.first_seed..self.first_seed + self.seeds {
+                                trials.push(Trial {
+                                    profile,
+                                    subject: *subject,
+                                    flows: *flows,
+                                    control: (*control).into(),
+                                    from: match direction {
+                                        DirectionArg::Up => End::Client,
+                                        DirectionArg::Down => End::Server,
+                                    },
+                                    voice: self.voice,
+                                    rival: self.rival.map(Into::into),
+                                    rival_after: self.rival_after,
+                                    length: Duration::from_secs_f64(self.secs.max(0.1)),
+                                    seed,
+                                    changes: Vec::new(),
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok((trials, subjects))
+    }
+}
+
+/// Runs them, and prints the table.
+///
+/// # Errors
+/// [`LabError`].
+pub fn profiles(what: &Comparison, out: &mut impl Write) -> Result<(), LabError> {
+    let (trials, subjects) = what.trials()?;
+    let records = sweep::run(&trials, what.jobs)?;
+    if let Some(path) = &what.json {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for record in &records {
+            let line = serde_json::to_string(record).map_err(std::io::Error::from)?;
+            writeln!(file, "{line}")?;
+        }
+    }
+    if what.course {
+        for record in &records {
+            writeln!(
+                out,
+                "# {} {} seed {}",
+                record.profile, record.subject, record.seed
+            )?;
+            for point in &record.outcome.points {
+                writeln!(
+                    out,
+                    "{:6.1} window {:8} back {:7} rtt {:7.1} queue {:6.1} own {:8} mbit {:7.2} rival {:7.2} lost {}",
+                    point.at,
+                    point.window,
+                    point.back_window,
+                    point.rtt_ms,
+                    point.queue_ms,
+                    point.tunnel_queue,
+                    point.mbit,
+                    point.rival_mbit,
+                    point.lost
+                )?;
+            }
+        }
+    }
+    out.write_all(sweep::table(&records, &subjects).as_bytes())?;
+    Ok(())
+}
