@@ -90,7 +90,7 @@ pub struct PumpOptions {
 impl Default for PumpOptions {
     fn default() -> Self {
         Self {
-            receives: 8,
+            receives: 12,
             drained: 1024,
             strangers: 4,
             reads: 16,

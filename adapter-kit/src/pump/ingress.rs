@@ -20,7 +20,7 @@ use masque_core::endpoint::RecvMeta;
 /// What a datagram costs beside its bytes: a small one takes more than half the time of a large one.
 const PER_DATAGRAM: usize = 1000;
 /// What a frame for a device costs.
-const PER_FRAME: usize = 2000;
+const PER_FRAME: usize = 6000;
 /// What a source may use up in its turn.
 const QUANTUM: isize = 128 << 10;
 /// What waits of known sources at most.

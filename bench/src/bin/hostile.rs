@@ -22,6 +22,9 @@ struct Args {
     /// Milliseconds that are measured.
     #[arg(long, default_value_t = 1000)]
     millis: u64,
+    /// How often, each time next to a run with a companion instead of the attack.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
     /// Gbit/s of a flood.
     #[arg(long, default_value_t = 8.0)]
     gbit: f64,
@@ -73,29 +76,37 @@ fn table(args: &Args) -> Result<(), PipelineError> {
             real_tls: !args.null,
             time: Duration::from_millis(args.millis),
         };
-        let alone = run(&settings(Attack::None))?;
-        line("none", down, &alone, alone.victim);
-        let fair = run(&settings(Attack::Companion))?;
-        line("companion", down, &fair, fair.victim);
-        for attack in Attack::ALL {
+        for attack in [Attack::None].into_iter().chain(Attack::ALL) {
             let name = format!("{attack:?}").to_lowercase();
             if args.attack.as_ref().is_some_and(|wanted| *wanted != name) {
                 continue;
             }
-            let outcome = run(&settings(attack))?;
-            line(&name, down, &outcome, fair.victim);
+            // What the machine does besides, it does to both of a pair.
+            let mut rounds = Vec::new();
+            for _ in 0..args.rounds.max(1) {
+                let fair = run(&settings(Attack::Companion))?.victim;
+                let outcome = run(&settings(attack))?;
+                rounds.push((outcome.victim / fair * 100.0, outcome));
+            }
+            rounds.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+            line(&name, down, &rounds);
         }
     }
     Ok(())
 }
 
-fn line(name: &str, down: bool, outcome: &Outcome, fair: f64) {
+/// The round in the middle, with the smallest and the largest share.
+fn line(name: &str, down: bool, rounds: &[(f64, Outcome)]) {
+    let (Some((least, _)), Some((most, _)), Some((share, outcome))) =
+        (rounds.first(), rounds.last(), rounds.get(rounds.len() / 2))
+    else {
+        return;
+    };
     let ms = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
     println!(
-        "| {name} | {} | {:.2} | {:.0} % | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} |",
+        "| {name} | {} | {:.2} | {share:.0} % ({least:.0}–{most:.0}) | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} |",
         if down { "down" } else { "up" },
         outcome.victim / 1e9,
-        outcome.victim / fair * 100.0,
         ms(outcome.echo(50)),
         ms(outcome.echo(99)),
         ms(outcome.echo(100)),

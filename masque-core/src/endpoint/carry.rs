@@ -204,6 +204,9 @@ impl Endpoint {
         // that is a super-packet, and on a slow one, where it is a few packets.
         let (mut room, quantum) = conn.bridge.datagram_room();
         let round_trip = conn.bridge.round_trip();
+        for tunnel in &mut conn.tunnels {
+            tunnel.queue.expect(round_trip);
+        }
         let mut idle = 0;
         while idle < conn.tunnels.len() && room > 0 {
             conn.turn += 1;
@@ -214,7 +217,6 @@ impl Endpoint {
             let prefix = tunnel.header.as_ref();
             let prefix = prefix.map_or(0, |header| header.as_slice().len());
             let before = tunnel.queue.bytes();
-            tunnel.queue.expect(round_trip);
             let datagram = tunnel.queue.pop(now, prefix, quantum);
             self.fwd.queued_bytes -= before - tunnel.queue.bytes();
             if tunnel.queue.has_losses() {

@@ -27,7 +27,7 @@ const QUANTUM: isize = 96 << 10;
 /// What a datagram costs beside its bytes: a small one takes more than half the time of a large one.
 const PER_DATAGRAM: usize = 1000;
 /// What a packet or super-packet from a device costs beside its bytes and its segments.
-const PER_READ: usize = 1500;
+const PER_READ: usize = 4000;
 /// Connections that queue less than this are not looked at when room is needed.
 const FAT: usize = 16 << 10;
 
