@@ -230,7 +230,7 @@ impl Tunnel {
     }
 
     /// A queue stands though the window is not used up: it is made smaller until it is, and the queue
-    /// stands in front of it instead: by this factor at a time.
+    /// stands in front of it instead: by this factor at a time, or at once where the window is a mere guess.
     /// What is known of the path stays as it is.
     fn tighten(&mut self, factor: f64) {
         // Short packets come in bursts: ACKs of flows the other way, for one.
@@ -277,7 +277,7 @@ impl Tunnel {
                     best: best.max(rate),
                 };
                 if stands && !interval.is_limited(0.5) {
-                    self.tighten(0.5);
+                    self.tighten(0.0);
                 }
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
