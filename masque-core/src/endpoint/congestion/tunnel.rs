@@ -230,12 +230,13 @@ impl Tunnel {
     }
 
     /// A queue stands though the window is not used up: it is made smaller until it is, and the queue
-    /// stands in front of it instead. What is known of the path stays as it is.
-    fn tighten(&mut self) {
-        let trip = self.base.get().as_secs_f64();
-        let least = self.product().max(INITIAL_RATE * trip);
+    /// stands in front of it instead: by this factor at a time.
+    /// What is known of the path stays as it is.
+    fn tighten(&mut self, factor: f64) {
+        // Short packets come in bursts: ACKs of flows the other way, for one.
+        let least = self.product() + (INITIAL * self.mtu / 2) as f64;
         if self.window > least {
-            self.set((self.window * 0.85).max(least));
+            self.set((self.window * factor).max(least));
         }
     }
 
@@ -276,7 +277,7 @@ impl Tunnel {
                     best: best.max(rate),
                 };
                 if stands && !interval.is_limited(0.5) {
-                    self.tighten();
+                    self.tighten(0.5);
                 }
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
@@ -383,7 +384,7 @@ impl Tunnel {
         }
         if !interval.is_limited(0.5) {
             if queue > self.target() {
-                self.tighten();
+                self.tighten(0.85);
             }
             return;
         }
