@@ -22,8 +22,11 @@ use super::conn::Conn;
 use super::{DropReason, Endpoint, MAX_UDP, Transmit, ours};
 use crate::wire::stream::Role;
 
-/// What a connection may send in its turn: a full batch with GSO, or several short ones.
-const QUANTUM: isize = 96 << 10;
+/// What a connection may send in its turn: some short batches. A full one with GSO is more, and costs it
+/// the turns that follow; on a slow link turns of its size would make the others wait for long.
+const QUANTUM: isize = 32 << 10;
+/// What a connection may owe at most.
+const DEBT: isize = 6 << 20;
 /// What a datagram costs beside its bytes: a small one takes more than half the time of a large one.
 const PER_DATAGRAM: usize = 1000;
 /// What a packet or super-packet from a device costs beside its bytes and its segments.
@@ -159,7 +162,7 @@ impl Conn {
     pub(super) fn pay_for_entry(&mut self, length: usize) {
         let cost = length + PER_DATAGRAM * (length / 1400 + 1) + PER_READ;
         let cost = isize::try_from(cost).unwrap_or(isize::MAX);
-        self.credit = self.credit.saturating_sub(cost).max(-64 * QUANTUM);
+        self.credit = self.credit.saturating_sub(cost).max(-DEBT);
     }
 
     /// The magnitude of what its tunnels queue; 0 if it is not worth looking at.

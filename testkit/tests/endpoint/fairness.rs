@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use masque_core::endpoint::{DropReason, PortId};
 use masque_core::wire::offload::VnetHdr;
-use masque_testkit::scenario::Options;
+use masque_testkit::scenario::{Options, Star};
 
 use super::common::*;
 
 /// Packets for one client until its queue, and with it that of all, is full.
-fn fill(star: &mut masque_testkit::scenario::Star, client: usize, bytes: usize) -> u32 {
+fn fill(star: &mut Star, client: usize, bytes: usize) -> u32 {
     let to = address(star, star.clients[client], true);
     let packet = datagram(inner(true), to, 1200);
     let handed = star.world.act(star.server, |endpoint, now| {
@@ -26,32 +26,36 @@ fn fill(star: &mut masque_testkit::scenario::Star, client: usize, bytes: usize) 
 #[test]
 fn a_client_whose_queue_takes_all_the_room_loses_packets_and_another_does_not() {
     let mut options = Options {
-        clients: 3,
+        clients: 9,
         ..quiet()
     };
-    options.limits.tunnel_queue_bytes = 2 << 20;
-    options.limits.total_queue_bytes = 3 << 20;
+    options.limits.total_queue_bytes = 256 << 10;
     let mut star = up(&options);
-    for flooded in [0, 1] {
-        fill(&mut star, flooded, 4 << 20);
+    let (server, last) = (star.server, star.clients[8]);
+    for flooded in 0..8 {
+        fill(&mut star, flooded, 1 << 20);
     }
-    let server = star.server;
-    let before = usage(&star, server).queued_bytes;
-    assert!(
-        before > (3 << 20) * 7 / 8,
-        "all the room is taken: {before}"
-    );
-    const WANTED: usize = 256 << 10;
-    let sent = WANTED / datagram(inner(true), inner(true), 1200).len();
-    assert_eq!(fill(&mut star, 2, WANTED) as usize, sent);
-    assert!(usage(&star, server).queued_bytes <= 3 << 20);
-    assert!(dropped(&star, server, DropReason::QueueFull) > 0);
-    let client = star.clients[2];
-    received(&mut star, client);
+    let super_packet = datagram(inner(true), address(&star, last, true), 60_000);
+    let header = VnetHdr {
+        gso_type: VnetHdr::GSO_UDP_L4,
+        gso_size: 1200,
+        ..VnetHdr::default()
+    };
+    let free = |star: &Star| (256 << 10) - usage(star, server).queued_bytes;
+    assert!(free(&star) < super_packet.len(), "{}", free(&star));
+    let before = dropped(&star, server, DropReason::QueueFull);
+    received(&mut star, last);
+    let handed = star.world.act(server, |endpoint, now| {
+        endpoint.handle_tun(now, PortId(0), header, &super_packet)
+    });
+    assert_eq!(handed.expect("running").queued, 50);
+    let shed = dropped(&star, server, DropReason::QueueFull) - before;
+    assert!((20..200).contains(&shed), "others made room: {shed}");
+    assert!(usage(&star, server).queued_bytes <= 256 << 10);
     run(&mut star, 5_000);
     assert_eq!(
-        received(&mut star, client).len(),
-        sent,
+        received(&mut star, last).len(),
+        50,
         "none of its packets was dropped"
     );
 }
@@ -62,7 +66,7 @@ fn an_address_is_known_from_the_end_of_a_handshake_to_the_end_of_its_connection(
     let mut star = masque_testkit::scenario::star(&quiet()).expect("valid");
     let (server, client) = (star.server, star.client());
     let from = masque_testkit::scenario::client_address(0);
-    let known = |star: &masque_testkit::scenario::Star| {
+    let known = |star: &Star| {
         let endpoint = star.world.node(server).endpoint();
         endpoint.expect("running").is_known(from)
     };
