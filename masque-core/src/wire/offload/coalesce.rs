@@ -14,7 +14,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::flow::{Candidate, Key, Seen, follows};
-use super::{TCP_CHECKSUM, UDP_CHECKSUM, VnetHdr, be16, flags};
+use super::{TCP_CHECKSUM, UDP_CHECKSUM, VnetHdr, flags};
 use crate::wire::ip::checksum::Sum;
 
 /// The longest frame: what an IPv4 header can state.
@@ -140,7 +140,7 @@ impl Coalescer {
         if verdict == 0 || open.verdict != verdict {
             return false;
         }
-        match open.follow(packet) {
+        match open.append(packet) {
             Appended::Open => true,
             Appended::Closed => {
                 self.close(self.latest);
@@ -275,7 +275,7 @@ impl Coalescer {
     ) {
         let open = &mut self.open[at];
         self.latest = at;
-        match open.try_append(candidate, packet) {
+        match open.append(packet) {
             Appended::Open => {}
             Appended::Closed => self.close(at),
             Appended::Refused => {
@@ -327,38 +327,16 @@ enum Appended {
 }
 
 impl Open {
+    /// Appends `packet` if it would be the next segment of the same super-packet: all of its headers that
+    /// segmentation does not rewrite are those of the first.
     #[inline]
-    fn try_append(&mut self, candidate: Candidate, packet: &[u8]) -> Appended {
-        let payload = &packet[candidate.header_len..];
-        if !self.continues(&candidate, packet, payload.len()) {
-            return Appended::Refused;
-        }
-        if !self.verified {
-            if !self.adds_up(self.frame.packet()) {
-                return Appended::Refused;
-            }
-            self.verified = true;
-        }
-        if !self.adds_up(packet) {
-            return Appended::WrongChecksum;
-        }
-        self.take(packet, candidate.next_sequence(), candidate.push)
-    }
-
-    /// [`Open::try_append`] for the most frequent case: the frame's second packet has come, and this
-    /// one's headers are, word by word, those of the first.
-    #[inline]
-    fn follow(&mut self, packet: &[u8]) -> Appended {
+    fn append(&mut self, packet: &[u8]) -> Appended {
         let first = self.frame.packet();
         let header_len = self.first.header_len;
         let Some(payload) = packet.len().checked_sub(header_len) else {
             return Appended::Refused;
         };
-        let fits = self.verified
-            && payload != 0
-            && payload <= self.gso_size
-            && first.len() + payload <= MAX_PACKET;
-        let next = self.next.wrapping_add(payload as u32);
+        let fits = payload != 0 && payload <= self.gso_size && first.len() + payload <= MAX_PACKET;
         let same =
             fits && match (self.first.v4, self.first.tcp) {
                 (true, true) => follows::tcp_v4(first, packet, header_len, self.next),
@@ -366,11 +344,19 @@ impl Open {
                 (false, true) => follows::tcp_v6(first, packet, header_len, self.next),
                 (false, false) => follows::udp_v6(first, packet),
             } && (!self.first.v4 || follows::identification(packet, self.identification));
-        if !same || !self.adds_up(packet) {
+        if !same {
             return Appended::Refused;
         }
-        let push = self.first.tcp && packet[self.first.transport + 13] & flags::PSH != 0;
-        self.take(packet, next, push)
+        if !self.verified {
+            if !self.adds_up(first) {
+                return Appended::Refused;
+            }
+            self.verified = true;
+        }
+        if !self.adds_up(packet) {
+            return Appended::WrongChecksum;
+        }
+        self.take(packet)
     }
 
     /// Whether the transport checksum of a packet of this flow holds.
@@ -385,11 +371,12 @@ impl Open {
 
     /// Appends what was found to be next.
     #[inline]
-    fn take(&mut self, packet: &[u8], next: u32, push: bool) -> Appended {
+    fn take(&mut self, packet: &[u8]) -> Appended {
         let payload = &packet[self.first.header_len..];
+        let push = self.first.tcp && packet[self.first.transport + 13] & flags::PSH != 0;
         self.frame.append(payload);
         self.count += 1;
-        self.next = next;
+        self.next = self.next.wrapping_add(payload.len() as u32);
         self.identification = self.first.identification(packet);
         if push {
             let at = self.first.transport + 13;
@@ -401,40 +388,6 @@ impl Open {
         } else {
             Appended::Open
         }
-    }
-
-    /// Whether `packet` would be the next segment of the same super-packet: all that segmentation
-    /// does not rewrite is the same.
-    #[inline]
-    fn continues(&self, candidate: &Candidate, packet: &[u8], payload: usize) -> bool {
-        let first = self.frame.packet();
-        let transport = candidate.transport;
-        if candidate.header_len != self.first.header_len
-            || candidate.v4 != self.first.v4
-            || payload > self.gso_size
-            || first.len() + payload > MAX_PACKET
-        {
-            return false;
-        }
-        let network = if candidate.v4 {
-            // An identification means something only where fragmenting is allowed (RFC 6864 §4).
-            let dont_fragment = be16(packet, 6) & 0x4000 != 0;
-            first[1] == packet[1]
-                && first[6..9] == packet[6..9]
-                && (dont_fragment || be16(packet, 4) == self.identification.wrapping_add(1))
-        } else {
-            first[..4] == packet[..4] && first[7] == packet[7]
-        };
-        let same = |from: usize, to: usize| {
-            first[transport + from..transport + to] == packet[transport + from..transport + to]
-        };
-        network
-            && (!candidate.tcp
-                || candidate.sequence == self.next
-                    // Acknowledgment and offset; window; urgent pointer and options.
-                    && same(8, 13)
-                    && same(14, 16)
-                    && same(18, candidate.header_len - transport))
     }
 
     /// A frame of many gets its header; a frame of one stays what came.

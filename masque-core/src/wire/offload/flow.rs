@@ -41,7 +41,6 @@ pub(super) struct Candidate {
     pub(super) transport: usize,
     /// Where the payload begins.
     pub(super) header_len: usize,
-    pub(super) sequence: u32,
     next: u32,
     /// TCP's PSH: the last of its super-packet.
     pub(super) push: bool,
@@ -118,7 +117,6 @@ fn tcp(v4: bool, transport: usize, segment: &[u8]) -> Option<Candidate> {
         tcp: true,
         transport,
         header_len: transport + length,
-        sequence,
         next: sequence.wrapping_add((segment.len() - length) as u32),
         push: header[13] & flags::PSH != 0,
     })
@@ -136,7 +134,6 @@ fn udp(v4: bool, transport: usize, segment: &[u8]) -> Option<Candidate> {
         tcp: false,
         transport,
         header_len: transport + UDP_HEADER,
-        sequence: 0,
         next: 0,
         push: false,
     })
