@@ -17,7 +17,7 @@ pub(super) struct Admission {
     waiting: VecDeque<(SocketId, Incoming, Ticket)>,
     /// Handshakes under way.
     handshaking: usize,
-    /// Handshakes begun or completed.
+    /// Handshakes begun.
     accepted_this_turn: usize,
     /// What limits count, here and on the other shards.
     shared: Shared,
@@ -133,11 +133,6 @@ impl Admission {
     /// A new turn: the budget is whole again.
     pub(super) fn new_turn(&mut self) {
         self.accepted_this_turn = 0;
-    }
-
-    /// A handshake was completed: judging a client's certificate is half of the work of one.
-    pub(super) fn worked(&mut self) {
-        self.accepted_this_turn += 1;
     }
 
     pub(super) fn waiting(&self) -> usize {

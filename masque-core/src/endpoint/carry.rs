@@ -132,9 +132,6 @@ impl Endpoint {
         from: PacketFrom,
     ) -> Result<u32, (DropReason, u32)> {
         let (at, index) = (place.conn, place.tunnel);
-        if !self.fwd.has_room(data.len()) {
-            self.relieve(data.len());
-        }
         let conn = self.conns.get_mut(at).and_then(Option::as_mut);
         let is_there = |conn: &&mut Box<Conn>| {
             let tunnel = conn.tunnels.get(index);
@@ -156,7 +153,6 @@ impl Endpoint {
         );
         conn.pay_for_entry(data.len());
         self.turns.wake(at, conn);
-        self.turns.weigh(at, conn);
         let tunnel = conn.tunnels.get(index);
         if tunnel.is_some_and(|tunnel| tunnel.header.is_none()) {
             self.drive(now, at);
@@ -200,8 +196,7 @@ impl Endpoint {
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
         let largest = conn.bridge.max_datagram().unwrap_or(0);
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
-        // ones keep others from waiting. Turns of what QUIC takes at once are both on a fast path, where
-        // that is a super-packet, and on a slow one, where it is a few packets.
+        // ones keep others from waiting: on a fast path a turn is a super-packet, on a slow one a packet.
         let (mut room, quantum) = conn.bridge.datagram_room();
         let round_trip = conn.bridge.round_trip();
         for tunnel in &mut conn.tunnels {

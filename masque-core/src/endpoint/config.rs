@@ -222,9 +222,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Handshakes at once.
     pub max_handshakes: usize,
-    /// Handshakes begun and completed per turn; beyond that those to begin wait. Few, because
-    /// everybody else waits for the end of the turn; a server that has nothing else to do takes
-    /// the next turn at once.
+    /// Handshakes begun per turn at most; the rest wait. Fewer where those that have tunnels need the
+    /// time: everybody else waits for the end of the turn.
     pub handshakes_per_turn: usize,
     /// From so many handshakes at once on, an unproven source address gets a Retry.
     pub retry_threshold: usize,

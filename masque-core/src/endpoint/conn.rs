@@ -44,8 +44,6 @@ pub(super) struct Conn {
     pub(super) credit: isize,
     /// Where it is, once its handshake is complete.
     pub(super) known: Option<std::net::SocketAddr>,
-    /// The magnitude of what its tunnels queue, as it is noted.
-    pub(super) fat: u32,
     pub(super) timer_dirty: bool,
     pub(super) armed: Option<Instant>,
     /// Why we closed it, which says more than what QUIC reports afterwards.

@@ -52,7 +52,6 @@ impl Endpoint {
             in_ring: false,
             credit: 0,
             known: None,
-            fat: 0,
             timer_dirty: false,
             armed: None,
             closing: None,
@@ -154,7 +153,7 @@ impl Endpoint {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
-            self.turns.forget(at, &mut conn);
+            self.turns.forget(&mut conn);
             self.ids.remove(&conn.id);
             self.armed.set(at, None);
             return;
@@ -225,7 +224,6 @@ impl Endpoint {
         match event {
             BridgeEvent::Connected => {
                 if conn.pays.is_some() {
-                    self.admission.worked();
                     self.budget.spend(Budget::LAST_FLIGHT);
                 }
                 self.admission.done(conn.pays.take());

@@ -23,6 +23,8 @@ use crate::wire::stream::Role;
 
 /// Bytes taken from the allocator at a time for packets on their way into tunnels.
 const ARENA: usize = 256 << 10;
+/// What tunnels with a queue leave free for one that has none.
+const SPARE: usize = 64 << 10;
 /// What one super-packet can need at most: 64 KiB of payload in segments with headers of their own.
 const SUPER_PACKET: usize = 160 << 10;
 
@@ -492,23 +494,23 @@ impl Forwarding {
         }
     }
 
-    /// Whether all tunnels together may queue `bytes` more.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.queued_bytes + bytes <= self.total_queue_bytes
-    }
-
     /// Whether `bytes` more may be queued: a full queue first sheds what its fattest flow has.
     ///
     /// A tunnel may hold as much as all tunnels together leave free (Choudhury and Hahne's dynamic
-    /// thresholds): many that want everything end up with the same, and one that comes late, or
-    /// queues little, always finds room. One that holds more than that sheds a little with every packet.
+    /// thresholds): many that want everything end up with the same. Who holds something already leaves
+    /// room for a super-packet, so that one that comes late, or queues little, finds it. One that holds
+    /// more than that sheds a little with every packet.
     pub(super) fn make_room(&mut self, tunnel: &mut Tunnel, bytes: usize) -> bool {
         let mut has_shed = false;
         loop {
             let queued = tunnel.queue.bytes();
             let free = self.total_queue_bytes.saturating_sub(self.queued_bytes);
             let fits = queued + bytes <= self.tunnel_queue_bytes && bytes <= free;
-            if fits && (has_shed || queued + bytes <= free) {
+            let share = match queued {
+                0 => free,
+                _ => free.saturating_sub(SPARE),
+            };
+            if fits && (has_shed || queued + bytes <= share) {
                 return true;
             }
             let shed = tunnel.queue.shed();

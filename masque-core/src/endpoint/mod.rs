@@ -20,7 +20,7 @@
 //! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
 //! | `shard.rs` | several endpoints as one server, and the mail between them |
 //! | `timers.rs`, `deadlines.rs` | when what is due |
-//! | `turns.rs` | whose turn it is to send, and who makes room |
+//! | `turns.rs` | whose turn it is to send, and how much time handshakes get |
 
 mod admit;
 mod answers;

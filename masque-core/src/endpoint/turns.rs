@@ -1,4 +1,4 @@
-//! Whose turn it is: who sends next, who makes room, and who is a stranger.
+//! Whose turn it is: who sends next, and who is a stranger.
 //!
 //! No connection may have more of the endpoint's time than another that wants as much. A connection
 //! is a *stranger* until its handshake is complete; all strangers together are served like one
@@ -9,9 +9,9 @@
 //! |---|---|
 //! | time for handshakes | a quarter of what tunnels take, and all that they leave ([`Budget`]) |
 //! | sending | deficit round robin over connections ([`QUANTUM`]), which pay for what devices bring them as well; a stranger, or a stateless answer, after each turn of theirs |
-//! | room in the queues | when the total is reached, the connection that queues most loses packets |
+//! | room in the queues | `Forwarding::make_room`: each tunnel may hold what all leave free |
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use std::time::Instant;
 use quinn_proto::ConnectionHandle;
 
 use super::conn::Conn;
-use super::{DropReason, Endpoint, MAX_UDP, Transmit, ours};
+use super::{Endpoint, MAX_UDP, Transmit, ours};
 use crate::wire::stream::Role;
 
 /// What a connection may send in its turn: some short batches. A full one with GSO is more, and costs it
@@ -31,8 +31,6 @@ const DEBT: isize = 6 << 20;
 const PER_DATAGRAM: usize = 1000;
 /// What a packet or super-packet from a device costs beside its bytes and its segments.
 const PER_READ: usize = 4000;
-/// Connections that queue less than this are not looked at when room is needed.
-const FAT: usize = 16 << 10;
 
 /// What handshakes may take at once when nothing else is done: little more than one.
 const MOST: i64 = 600_000;
@@ -96,8 +94,6 @@ pub(super) struct Turns {
     strangers_next: bool,
     /// How many connections whose handshake is complete have this remote address.
     known: BTreeMap<SocketAddr, usize>,
-    /// Connections by the magnitude of what they queue, kept up lazily: one may queue less by now.
-    fat: BTreeSet<(u32, usize)>,
 }
 
 impl Turns {
@@ -133,26 +129,9 @@ impl Turns {
         }
     }
 
-    /// A connection has queued something.
-    pub(super) fn weigh(&mut self, at: usize, conn: &mut Conn) {
-        let weight = conn.weight();
-        if weight > conn.fat {
-            self.set_weight(at, conn, weight);
-        }
-    }
-
-    fn set_weight(&mut self, at: usize, conn: &mut Conn, weight: u32) {
-        self.fat.remove(&(conn.fat, at));
-        conn.fat = weight;
-        if weight > 0 {
-            self.fat.insert((weight, at));
-        }
-    }
-
     /// A connection is forgotten.
-    pub(super) fn forget(&mut self, at: usize, conn: &mut Conn) {
+    pub(super) fn forget(&mut self, conn: &mut Conn) {
         self.know(conn, None);
-        self.set_weight(at, conn, 0);
     }
 }
 
@@ -163,12 +142,6 @@ impl Conn {
         let cost = length + PER_DATAGRAM * (length / 1400 + 1) + PER_READ;
         let cost = isize::try_from(cost).unwrap_or(isize::MAX);
         self.credit = self.credit.saturating_sub(cost).max(-DEBT);
-    }
-
-    /// The magnitude of what its tunnels queue; 0 if it is not worth looking at.
-    fn weight(&self) -> u32 {
-        let bytes: usize = self.tunnels.iter().map(|tunnel| tunnel.queue.bytes()).sum();
-        (bytes / FAT).checked_ilog2().map_or(0, |log| log + 1)
     }
 }
 
@@ -306,43 +279,5 @@ impl Endpoint {
             transmit.ecn = None;
         }
         Some(self.sent(Some(id), transmit))
-    }
-
-    /// Makes room for `bytes` in what all tunnels may queue, at the cost of those that queue most
-    /// (RFC 8290 §4.1 over all tunnels): who queues little loses nothing because others queue much.
-    pub(super) fn relieve(&mut self, bytes: usize) {
-        while !self.fwd.has_room(bytes) {
-            let Some(&(weight, at)) = self.turns.fat.last() else {
-                return;
-            };
-            let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
-                self.turns.fat.remove(&(weight, at));
-                continue;
-            };
-            let actual = conn.weight();
-            if actual < weight {
-                self.turns.set_weight(at, conn, actual);
-                continue;
-            }
-            let tunnels = conn.tunnels.iter_mut();
-            let Some(tunnel) = tunnels.max_by_key(|tunnel| tunnel.queue.bytes()) else {
-                return;
-            };
-            // Some more than is asked for, so that not every packet comes to this.
-            let before = tunnel.queue.bytes();
-            let goal = before.saturating_sub(bytes.max(before / 16));
-            let mut dropped = 0;
-            while tunnel.queue.bytes() > goal {
-                match tunnel.queue.shed() {
-                    0 => break,
-                    some => dropped += some,
-                }
-            }
-            self.fwd.queued_bytes -= before - tunnel.queue.bytes();
-            self.fwd.counters.drop(DropReason::QueueFull, dropped);
-            if dropped == 0 {
-                return;
-            }
-        }
     }
 }

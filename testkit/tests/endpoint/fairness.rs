@@ -24,7 +24,7 @@ fn fill(star: &mut Star, client: usize, bytes: usize) -> u32 {
 }
 
 #[test]
-fn a_client_whose_queue_takes_all_the_room_loses_packets_and_another_does_not() {
+fn a_super_packet_finds_room_where_many_others_have_all_they_can_get() {
     let mut options = Options {
         clients: 9,
         ..quiet()
@@ -41,16 +41,14 @@ fn a_client_whose_queue_takes_all_the_room_loses_packets_and_another_does_not() 
         gso_size: 1200,
         ..VnetHdr::default()
     };
-    let free = |star: &Star| (256 << 10) - usage(star, server).queued_bytes;
-    assert!(free(&star) < super_packet.len(), "{}", free(&star));
-    let before = dropped(&star, server, DropReason::QueueFull);
+    assert!(dropped(&star, server, DropReason::QueueFull) > 0);
+    let held = usage(&star, server).queued_bytes;
+    assert!(held > 128 << 10, "most of the room is taken: {held}");
     received(&mut star, last);
     let handed = star.world.act(server, |endpoint, now| {
         endpoint.handle_tun(now, PortId(0), header, &super_packet)
     });
     assert_eq!(handed.expect("running").queued, 50);
-    let shed = dropped(&star, server, DropReason::QueueFull) - before;
-    assert!((20..200).contains(&shed), "others made room: {shed}");
     assert!(usage(&star, server).queued_bytes <= 256 << 10);
     run(&mut star, 5_000);
     assert_eq!(
