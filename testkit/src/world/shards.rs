@@ -66,6 +66,18 @@ pub(super) struct Group {
 }
 
 impl Group {
+    fn new(config: Sharding, nodes: Vec<NodeId>, seed: &Seed) -> Self {
+        let mut rng = seed.rng("mail");
+        Self {
+            config,
+            nodes,
+            key: rng.next_u64(),
+            rng,
+            boxes: BTreeMap::new(),
+            last: BTreeMap::new(),
+        }
+    }
+
     fn any(&mut self) -> usize {
         let shards = u64::from(self.config.shards.get());
         usize::try_from(self.rng.next_u64() % shards).expect("a remainder")
@@ -182,11 +194,10 @@ impl World {
         while let Some((to, mail)) = endpoint.poll_mail() {
             posted += 1;
             self.log_endpoint(id, endpoint);
-            let (group, from) = self.place(id).expect("only shards write mail");
+            let (index, from) = self.place(id).expect("only shards write mail");
             let to = usize::from(to.0);
             assert_ne!(from, to, "nobody writes to itself");
-            let group_index = group;
-            let group = &mut self.groups[group];
+            let group = &mut self.groups[index];
             let limit = u64::try_from(group.config.mail_delay.as_micros()).unwrap_or(u64::MAX);
             let delay = Duration::from_micros(group.rng.next_u64() % limit.saturating_add(1));
             if group.waiting_for(to) >= group.config.mailbox {
@@ -199,7 +210,7 @@ impl World {
             let at = *last;
             group.boxes.entry((from, to)).or_default().push_back(mail);
             let input = Input::Mail {
-                group: group_index,
+                group: index,
                 from,
                 to,
             };
@@ -226,19 +237,5 @@ impl World {
             None
         });
         (Some(node), words)
-    }
-}
-
-impl Group {
-    fn new(config: Sharding, nodes: Vec<NodeId>, seed: &Seed) -> Self {
-        let mut rng = seed.rng("mail");
-        Self {
-            config,
-            nodes,
-            key: rng.next_u64(),
-            rng,
-            boxes: BTreeMap::new(),
-            last: BTreeMap::new(),
-        }
     }
 }

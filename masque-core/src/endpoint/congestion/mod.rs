@@ -22,13 +22,14 @@
 //!
 //! | phase | window | leaves when |
 //! |---|---|---|
-//! | startup | grows by what is acknowledged: doubles per round trip | a queue stands, or the rate has stopped growing |
+//! | startup | grows by what is acknowledged, up to three times `rate` × round trip | a queue stands and the rate has stopped growing, or the rate is flat for three intervals → steady |
 //! | drain | what empties the queue, for an interval: else a queue that always stands became the base | → steady |
 //! | steady | times (`base` + target) / `standing` per interval: the queue on the path is held at the target | shrinking costs rate but shortens no queue: somebody else fills it → compete |
-//! | compete | Cubic's (RFC 9438), reduced where loss meets a long queue | after each reduction, and when the queue has gone → steady |
+//! | compete | holds just under half of what the path carried while nobody else was on it, or Cubic's (RFC 9438) where that is not known; reduced where loss meets a long queue | the queue has gone, nearly all the path carries is ours again, or on trial where its capacity is not known → steady |
 //!
-//! The target is a few milliseconds, more on long and on restless paths. While the
-//! application sends less than it may, a window shrinks only to what is used, and only where a queue stands. Loss alone reduces the window only from a quarter on.
+//! The target is a few milliseconds, more on long and on restless paths. While the application sends less
+//! than it may, a window shrinks only to what is used, and only where a queue stands. Loss alone reduces
+//! the window only from a quarter on. Why it is so, and what it was measured to do: `docs/congestion.md`.
 //!
 //! Everything is a function of the calls and their times: no clock, no randomness, and no floating-point
 //! function beyond the four operations.

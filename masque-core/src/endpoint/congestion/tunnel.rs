@@ -332,19 +332,14 @@ impl Tunnel {
         let part = known.map(|(capacity, _)| self.slow_rate / capacity);
         match part {
             Some(part) if part > 0.85 => self.leave(None),
-            Some(part) if part > 0.52 => {
-                contest.since += elapsed;
-                self.phase = Phase::Compete(contest);
-                self.set(self.window * 0.97);
-            }
-            Some(part) if part > 0.46 => {
-                contest.since += elapsed;
-                self.phase = Phase::Compete(contest);
-            }
             Some(part) => {
                 contest.since += elapsed;
                 self.phase = Phase::Compete(contest);
-                self.set(self.window * (1.0 + 0.25 * (0.46 - part)));
+                if part > 0.52 {
+                    self.set(self.window * 0.97);
+                } else if part <= 0.46 {
+                    self.set(self.window * (1.0 + 0.25 * (0.46 - part)));
+                }
             }
             None if now.saturating_duration_since(contest.entered) > RETEST => {
                 self.leave(Some(contest));
