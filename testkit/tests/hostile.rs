@@ -1,9 +1,13 @@
-//! Bytes nobody should send: they never panic, and what was up stays up.
+//! Bytes nobody should send: they never panic, what was up stays up, and every script of
+//! `testdata/hostile` ends as it says.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use masque_core::endpoint::{Ecn, PortId};
+use masque_core::endpoint::{Ecn, PortId, Usage};
+use masque_testkit::hostile::catalogue;
+use masque_testkit::hostile::report::Verdict;
+use masque_testkit::hostile::world;
 use masque_testkit::scenario::{Options, Star, client_address, server_address, star};
 use masque_testkit::world::{Input, NodeId, PingPlan};
 use proptest::prelude::*;
@@ -148,4 +152,36 @@ fn apply(damage: &Damage, data: &[u8]) -> Vec<u8> {
         Damage::Repeat => {}
     }
     data
+}
+
+/// Each script proves the requirements it cites.
+#[test]
+fn every_script_ends_as_it_says_and_leaves_nothing_behind() {
+    let only = std::env::var("HOSTILE_SCRIPT").ok();
+    let mut wrong = Vec::new();
+    for case in catalogue::all().expect("scripts that can be read") {
+        if only.as_ref().is_some_and(|only| *only != case.script.name) {
+            continue;
+        }
+        let outcome = world::run(&case, 1, only.is_some());
+        let report = &outcome.report;
+        let left = outcome.left != Usage::default();
+        if report.verdict != Verdict::Pass || left {
+            wrong.push(format!(
+                "{} against a {}: {}\n  expected {}\n  seen     {}{}\n{}",
+                report.script,
+                report.subject.name(),
+                report.verdict.name(),
+                report.expected,
+                report.seen,
+                if left {
+                    format!("\n  left     {:?}", outcome.left)
+                } else {
+                    String::new()
+                },
+                outcome.trace
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} scripts:\n{}", wrong.len(), wrong.join("\n"));
 }

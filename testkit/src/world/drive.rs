@@ -155,6 +155,9 @@ impl World {
     ) {
         self.trace.bytes(self.now, b'u', data);
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
+        if self.to_stranger(from, to, data) {
+            return;
+        }
         let Some((peer, _)) = self.owner(to) else {
             self.stats.unknown_destination += 1;
             self.log(id, format_args!("{words}: nobody has the address"));
