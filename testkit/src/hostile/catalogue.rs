@@ -4,9 +4,18 @@ use std::sync::Arc;
 
 use super::script::{Need, Script, Scripts, Subject};
 
+macro_rules! file {
+    ($name:literal) => {
+        (
+            concat!($name, ".toml"),
+            include_str!(concat!("../../../testdata/hostile/", $name, ".toml")),
+        )
+    };
+}
+
 /// Every file: its name and its text.
 pub const FILES: &[(&str, &str)] = &[
-    ("control.toml", include_str!("../../../testdata/hostile/control.toml")),
+    file!("control"),
 ];
 
 /// A script against one subject.
@@ -23,8 +32,16 @@ pub struct Case {
 /// # Errors
 /// The file, and what is wrong with it.
 pub fn all() -> Result<Vec<Case>, String> {
+    of(FILES.iter().copied())
+}
+
+/// The same for other files: their names and their texts.
+///
+/// # Errors
+/// The file, and what is wrong with it.
+pub fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Vec<Case>, String> {
     let mut cases = Vec::new();
-    for (file, text) in FILES {
+    for (file, text) in files {
         let scripts = Scripts::parse(text).map_err(|error| format!("{file}: {error}"))?;
         for script in scripts.script {
             let script = Arc::new(script);

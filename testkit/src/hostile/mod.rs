@@ -27,4 +27,5 @@ pub mod peer;
 pub mod report;
 pub mod runner;
 pub mod script;
+pub mod vectors;
 pub mod world;

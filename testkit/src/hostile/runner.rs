@@ -716,8 +716,8 @@ fn prelude(start: Start, subject: Subject) -> Vec<Step> {
     steps.push(write("decoder", vec![Piece::Hex("03".to_owned())]));
     steps.push(Step::Settings(Settings::default()));
     match (start, subject) {
-        (Start::Tunnel | Start::Request, Subject::Client) => steps.push(Step::Asked),
-        (Start::Tunnel | Start::Request, Subject::Server) => {
+        (Start::Tunnel | Start::Head, Subject::Client) => steps.push(Step::Asked),
+        (Start::Tunnel, Subject::Server) => {
             let request = Piece::Made(Made::Request(super::bytes::Change::default()));
             steps.push(write("request", vec![request]));
         }

@@ -63,8 +63,9 @@ pub enum Start {
     /// Our control and QPACK streams are open and both sides' SETTINGS have come.
     #[default]
     Settings,
-    /// Towards a client: its request is here, unanswered.
-    Request,
+    /// As `settings`; and towards a client, its request is here, unanswered. What goes onto `request`
+    /// next is a head.
+    Head,
     /// A tunnel is open, on the stream `request`.
     Tunnel,
 }
