@@ -15,7 +15,16 @@ macro_rules! file {
 
 /// Every file: its name and its text.
 pub const FILES: &[(&str, &str)] = &[
+    file!("capsules"),
     file!("control"),
+    file!("limits"),
+    file!("requests"),
+    file!("vectors-capsules"),
+    file!("vectors-datagrams"),
+    file!("vectors-fields"),
+    file!("vectors-paths"),
+    file!("vectors-qpack"),
+    file!("vectors-streams"),
 ];
 
 /// A script against one subject.

@@ -159,6 +159,9 @@ impl Peer {
 
     /// A deadline has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.mute {
+            return;
+        }
         if let Some((_, conn)) = &mut self.conn
             && conn.poll_timeout().is_some_and(|at| at <= now)
         {

@@ -269,6 +269,15 @@ impl Runner {
                 let asked = |heard: &Heard| matches!(heard, Heard::Head { stream, .. } if Some(*stream) == request);
                 self.find(now, until(None, self.patience), asked)
             }
+            Step::Unasked(ms) => {
+                let at = since + Duration::from_millis(*ms);
+                let asked = |heard: &&Heard| matches!(heard, Heard::Head { .. });
+                match self.peer.heard().iter().find(asked) {
+                    Some(heard) => Turn::Violation(words(heard)),
+                    None if now < at => Turn::Until(at),
+                    None => Turn::Next,
+                }
+            }
             Step::Answered(it) => self.answered(now, until(it.within, self.patience), it),
             Step::Capsule(it) => self.capsule(now, until(it.within, self.patience), it),
             Step::Datagram(name) => {

@@ -76,6 +76,8 @@ pub enum Start {
 pub enum Need {
     /// The subject's limits are those of our defaults: not asked of others.
     Ours,
+    /// Minutes: in virtual time only.
+    Virtual,
     /// The URI template has the variables `target` and `ipproto` in its path.
     Scope,
 }
@@ -189,6 +191,8 @@ pub enum Step {
     Aborted(Aborted),
     /// The subject sends its request (a client), on `request`.
     Asked,
+    /// For so many milliseconds the subject (a client) sends no request.
+    Unasked(u64),
     /// The subject answers a request.
     Answered(Answered),
     /// A capsule comes.
@@ -437,6 +441,7 @@ impl Step {
             Self::Closed(it) => format!("connection closed with {}", code(it.code)),
             Self::Aborted(it) => format!("{} aborted with {}", it.stream, code(it.code)),
             Self::Asked => "a request".to_owned(),
+            Self::Unasked(_) => "no request".to_owned(),
             Self::Answered(it) if it.status.is_empty() => format!("{} answered 2xx", it.stream),
             Self::Answered(it) => format!("{} answered {:?}", it.stream, it.status),
             Self::Capsule(it) => match (it.id, it.refused) {
