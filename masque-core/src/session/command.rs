@@ -34,7 +34,7 @@ pub struct SessionConfig {
     /// The most streams of unknown type alive at once.
     pub max_unknown_streams: usize,
     /// The most the peer may send in vain within [`Self::burden_period`]: unknown frames and streams,
-    /// empty DATA frames, capsules other than DATAGRAM (whatever they change), requests it takes back.
+    /// empty DATA frames, capsules other than DATAGRAM (whatever they change), requests it takes back, which count 16 each.
     /// More closes the connection with H3_EXCESSIVE_LOAD.
     pub max_burden: u32,
     /// The period.

@@ -12,6 +12,10 @@ use crate::error::{ErrorScope, H3Code, WireErrorKind};
 use crate::wire::capsule::{Capsule, CapsuleEvent};
 use crate::wire::stream::{Direction, Role, StreamId};
 
+/// What a request costs that is taken back, in pieces that are passed over: fields are decoded, an owner
+/// is asked, addresses are lent.
+const REQUEST_BURDEN: u32 = 16;
+
 impl Session {
     pub(super) fn data(&mut self, stream: StreamId, data: Bytes, fin: bool) {
         if stream.is_request() {
@@ -105,7 +109,7 @@ impl Session {
             TunnelEnd::ResetByPeer { code }
         };
         self.abort(stream, H3Code::REQUEST_CANCELLED, Some(end));
-        self.burden(1);
+        self.burden(REQUEST_BURDEN);
     }
 
     /// Looks at the bytes of a request stream until there is nothing more to find.

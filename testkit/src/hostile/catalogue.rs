@@ -15,6 +15,7 @@ macro_rules! file {
 
 /// Every file: its name and its text.
 pub const FILES: &[(&str, &str)] = &[
+    file!("attacks"),
     file!("capsules"),
     file!("control"),
     file!("limits"),
