@@ -32,10 +32,7 @@ enum Command {
     },
     /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
     /// the rules; fails if it breaks one itself.
-    Probe {
-        #[command(flatten)]
-        options: Box<Probe>,
-    },
+    Probe(Box<Probe>),
     /// Takes one input at a time; commands come from standard input.
     Step {
         #[command(flatten)]
@@ -46,7 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
-        Command::Probe { options } => return judge(&options, &mut out),
+        Command::Probe(options) => return judge(&options, &mut out),
         Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
@@ -71,6 +68,31 @@ fn judge(options: &Probe, out: &mut impl io::Write) -> ExitCode {
         Err(error) => {
             eprintln!("masque-lab: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+        for line in [
+            "masque-lab probe https://a/{target}/{ipproto}/ --ca ca.pem --json",
+            "masque-lab probe --listen [::1]:4433 --cert a.pem --key a.key",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "masque-lab probe",
+            "masque-lab probe https://a/ --listen [::1]:4433 --cert a --key b",
+            "masque-lab probe https://a/ --cert a.pem",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 }
