@@ -186,7 +186,12 @@ fn every_script_ends_as_it_says_and_leaves_nothing_behind() {
             ));
         }
     }
-    assert!(wrong.is_empty(), "{} scripts:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} scripts:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 /// What stands in `testdata/hostile`, by name.

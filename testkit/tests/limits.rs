@@ -78,7 +78,12 @@ struct Result {
     unexpected: Vec<String>,
 }
 
-fn attacked(options: &Options, attack: Option<&str>, peers: u16, disturb: impl Fn(&mut Star)) -> Result {
+fn attacked(
+    options: &Options,
+    attack: Option<&str>,
+    peers: u16,
+    disturb: impl Fn(&mut Star),
+) -> Result {
     let mut star = star(options).expect("valid");
     star.world.run_until(WARM);
     let server = star.server;
@@ -152,7 +157,10 @@ fn keep_nine_tenths(attack: &str, peers: u16, disturb: impl Fn(&mut Star)) -> Re
     let share = under.throughput as f64 / alone.throughput as f64;
     assert!(share >= 0.9, "{attack} leaves {share:.2}");
     let held = under.bytes.saturating_sub(alone.bytes);
-    eprintln!("{attack}: {share:.3} left, {held} bytes more, {:?}", under.most);
+    eprintln!(
+        "{attack}: {share:.3} left, {held} bytes more, {:?}",
+        under.most
+    );
     under
 }
 
@@ -267,7 +275,11 @@ fn first_packets_from_spoofed_sources_cost_a_retry_each() {
     let share = under.throughput as f64 / alone.throughput as f64;
     assert!(share >= 0.9, "{share:.2} left");
     let limits = &options.limits;
-    assert!(under.most.handshakes <= limits.retry_threshold, "{:?}", under.most);
+    assert!(
+        under.most.handshakes <= limits.retry_threshold,
+        "{:?}",
+        under.most
+    );
     assert!(under.counters.retries > 9_000, "{:?}", under.counters);
     let extra = under.counters.udp_sent - alone.counters.udp_sent;
     // A Retry for each, and the few packets of the handshakes below the threshold, three tries each.

@@ -4,9 +4,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use masque_core::error::H3Code;
-use masque_core::session::{
-    QuicInput, QuicOutput, Session, SessionConfig, Timer, TimerOp,
-};
+use masque_core::session::{QuicInput, QuicOutput, Session, SessionConfig, Timer, TimerOp};
 use masque_core::wire::stream::{Direction, Role, StreamId};
 
 use crate::pump::server_config;
@@ -103,7 +101,9 @@ fn a_request_taken_back_weighs_more_than_a_frame() {
     for index in 0.. {
         let stream = StreamId::nth(Role::Client, Direction::Bidirectional, index);
         let code = H3Code::REQUEST_CANCELLED.0;
-        flooded.session.handle_quic(QuicInput::Reset { stream, code });
+        flooded
+            .session
+            .handle_quic(QuicInput::Reset { stream, code });
         if let Some(code) = flooded.closed() {
             assert_eq!((index, code), (6, H3Code::EXCESSIVE_LOAD));
             break;

@@ -64,7 +64,9 @@ fn judge(options: &Probe, out: &mut impl io::Write) -> ExitCode {
     match probe::probe(options, out) {
         Ok(tally) if tally.violations == 0 && tally.pass > 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(ProbeError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(ProbeError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("masque-lab: {error}");
             ExitCode::FAILURE

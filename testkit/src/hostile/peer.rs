@@ -141,8 +141,7 @@ impl Peer {
                     let transmit = self.endpoint.refuse(incoming, &mut self.buffer);
                     let bytes = self.buffer[..transmit.size].to_vec();
                     self.replies.push_back((transmit.destination, bytes));
-                } else if let Ok(conn) =
-                    self.endpoint.accept(incoming, now, &mut self.buffer, None)
+                } else if let Ok(conn) = self.endpoint.accept(incoming, now, &mut self.buffer, None)
                 {
                     self.open = false;
                     self.conn = Some(conn);
@@ -189,10 +188,7 @@ impl Peer {
         self.buffer.clear();
         let (_, conn) = self.conn.as_mut()?;
         let transmit = conn.poll_transmit(now, 1, &mut self.buffer)?;
-        Some((
-            transmit.destination,
-            self.buffer[..transmit.size].to_vec(),
-        ))
+        Some((transmit.destination, self.buffer[..transmit.size].to_vec()))
     }
 
     /// Whether the handshake is done.

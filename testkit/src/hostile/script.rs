@@ -113,22 +113,34 @@ impl Offer {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_true(it: &bool) -> bool {
     *it
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_false(it: &bool) -> bool {
     !*it
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_many(it: &u32) -> bool {
     *it == 16
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_wide(it: &u32) -> bool {
     *it == 1 << 20
 }
@@ -307,7 +319,7 @@ pub struct Aborted {
     /// Whether the standard leaves it to the subject to notice.
     #[serde(default, skip_serializing_if = "is_false")]
     pub optional: bool,
-    /// An error status in its place.
+    /// A status of this one's class in its place (RFC 9114 §4.1.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub or_status: Option<u16>,
     /// Milliseconds until then at most.

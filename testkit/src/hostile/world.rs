@@ -38,7 +38,10 @@ pub struct Outcome {
 #[must_use]
 pub fn hostile_address(nth: u16) -> SocketAddr {
     let [high, low] = nth.to_be_bytes();
-    SocketAddr::from(([192, 0, high.saturating_add(2), low.saturating_add(10)], 6000))
+    SocketAddr::from((
+        [192, 0, high.saturating_add(2), low.saturating_add(10)],
+        6000,
+    ))
 }
 
 /// Runs a script against an endpoint of ours, alone in a world.

@@ -155,7 +155,7 @@ impl World {
     ) {
         self.trace.bytes(self.now, b'u', data);
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
-        if self.to_stranger(from, to, data) {
+        if self.reaches_stranger(from, to, data) {
             return;
         }
         let Some((peer, _)) = self.owner(to) else {

@@ -337,7 +337,6 @@ impl World {
         self.now = to;
     }
 
-
     fn next_deadline(&self) -> Option<(Duration, NodeId, TimerReason)> {
         let deadlines = self.nodes.iter().enumerate().filter_map(|(index, node)| {
             node.deadline

@@ -186,11 +186,17 @@ fn the_end_is_told_however_full_the_window_is() {
         send_later(&mut star, client, packet.clone());
     }
     run(&mut star, 200);
-    assert!(usage(&star, client).queued_datagrams > 0, "there is more to send than may be");
+    assert!(
+        usage(&star, client).queued_datagrams > 0,
+        "there is more to send than may be"
+    );
     disconnect(&mut star, client);
     run(&mut star, 2_000);
     assert!(
-        matches!(closed(&star, server), Some(CloseReason::Peer { code: 0x100, .. })),
+        matches!(
+            closed(&star, server),
+            Some(CloseReason::Peer { code: 0x100, .. })
+        ),
         "{:?}",
         closed(&star, server)
     );
