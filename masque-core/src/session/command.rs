@@ -24,7 +24,8 @@ pub struct SessionConfig {
     /// and to be answered once the addresses are known. Otherwise it is refused with 502 and
     /// `dns_error` (RFC 9484 §4.1).
     pub resolve_names: bool,
-    /// A number that names a reserved setting for peers to ignore (RFC 9114 §7.2.4.1); `None` sends none.
+    /// A number that names a reserved setting for peers to ignore (RFC 9114 §7.2.4.1). `None` sends none;
+    /// an endpoint then draws one.
     pub grease: Option<u32>,
     /// The largest field section taken, announced in SETTINGS; bytes as RFC 9114 §4.2.2 counts.
     pub max_field_section: usize,

@@ -497,6 +497,7 @@ fn a_client_without_datagrams_is_served_by_capsules() {
     alone.command(Command::Accept { tunnel: T0 });
     alone.outputs();
     alone.events();
+    // 9221-3-01: nothing is ever put into a QUIC datagram, and all goes in capsules.
     assert_eq!(alone.session.datagram_header(T0), None);
     let packet = Bytes::from_static(&[0x45, 1, 2]);
     alone.command(Command::SendPacket { tunnel: T0, packet });

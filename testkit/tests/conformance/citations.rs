@@ -9,7 +9,7 @@ pub(crate) struct Citation {
     pub(crate) id: String,
     /// From the root of the workspace, with slashes.
     pub(crate) file: String,
-    /// The function the comment stands in, or before.
+    /// The function, or the table of a test, that the comment stands in or before.
     pub(crate) test: Option<String>,
 }
 
@@ -35,7 +35,9 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() {
             // Build products and hidden directories are nobody's tests.
-            if name != "target" && !name.starts_with('.') {
+            let others = name == "target" || name.starts_with('.');
+            // What is cited here is made up.
+            if !others && !path.ends_with("testkit/tests/conformance") {
                 walk(&path, files);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -90,13 +92,14 @@ fn ids(comment: &str, documents: &BTreeSet<&str>) -> Vec<String> {
         .collect()
 }
 
-/// The function that line `at` stands in; of a comment before a function, that one.
+/// The function or table that line `at` stands in; of a comment before one, that one.
 fn function_of(lines: &[&str], at: usize) -> Option<String> {
     let is_comment = lines[at].trim_start().starts_with("//");
     if is_comment {
-        let code = lines[at..].iter().map(|line| line.trim_start()).find(|line| {
-            !(line.is_empty() || line.starts_with("//") || line.starts_with("#["))
-        });
+        let code = lines[at..]
+            .iter()
+            .map(|line| line.trim_start())
+            .find(|line| !(line.is_empty() || line.starts_with("//") || line.starts_with("#[")));
         if let Some(name) = code.and_then(name) {
             return Some(name);
         }
@@ -114,10 +117,12 @@ fn indentation(line: &str) -> usize {
 }
 
 fn name(code: &str) -> Option<String> {
-    let rest = code
+    let code = code
         .trim_start_matches("pub(crate) ")
-        .trim_start_matches("pub ")
-        .strip_prefix("fn ")?;
-    let end = rest.find(['(', '<'])?;
+        .trim_start_matches("pub ");
+    let rest = code
+        .strip_prefix("fn ")
+        .or_else(|| code.strip_prefix("const "))?;
+    let end = rest.find(['(', '<', ':'])?;
     Some(rest[..end].to_owned())
 }

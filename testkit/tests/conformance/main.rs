@@ -28,7 +28,11 @@ fn every_requirement_is_proven_or_accounted_for_and_the_table_says_so() {
     let exists = |path: &str| root().join(path).exists();
     let problems = table::problems(&requirements, &notes, &citations, exists);
     let count = problems.len();
-    assert!(problems.is_empty(), "{count} problems:\n{}", problems.join("\n"));
+    assert!(
+        problems.is_empty(),
+        "{count} problems:\n{}",
+        problems.join("\n")
+    );
 
     let path = "docs/conformance.md";
     let table = table::render(&requirements, &notes, &citations);
@@ -157,5 +161,8 @@ proptest! {
     assert_eq!(names("a/src/b.rs", source), []);
     let inline = format!("// 9484-0-01\n#[cfg(test)]\nmod tests {{\n{source}}}\n");
     assert_eq!(names("a/src/b.rs", &inline).len(), expected.len());
-    assert_eq!(names("a/src/b.rs", "#[cfg(test)]\nmod tests;\n// 9484-0-01\n"), []);
+    assert_eq!(
+        names("a/src/b.rs", "#[cfg(test)]\nmod tests;\n// 9484-0-01\n"),
+        []
+    );
 }

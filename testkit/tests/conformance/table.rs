@@ -119,15 +119,20 @@ pub(crate) fn problems(
     let mut chosen = BTreeSet::new();
     for Choice { id, choice } in &notes.choice {
         if !known.contains(&**id) {
-            problems.push(format!("{id}, of which something was chosen, does not exist"));
+            problems.push(format!(
+                "{id}, of which something was chosen, does not exist"
+            ));
         }
-        if choice.trim().len() < WORDS || !chosen.insert(&**id) {
+        let first = chosen.insert(&**id);
+        if choice.trim().len() < WORDS || !first {
             problems.push(format!("{id}: no choice, or a second one"));
         }
     }
     for enforced in &notes.enforced {
         for path in enforced.at.iter().filter(|path| !exists(path)) {
-            problems.push(format!("{path}, where something is enforced, does not exist"));
+            problems.push(format!(
+                "{path}, where something is enforced, does not exist"
+            ));
         }
         for layer in &enforced.layers {
             if !all.iter().any(|it| it.layer == *layer) {
@@ -203,7 +208,11 @@ pub(crate) fn render(requirements: &Requirements, notes: &Notes, citations: &[Ci
         .collect();
     let status = |it: &Requirement| {
         let choice = choices.get(&*it.id).copied();
-        match (it.is_core(), reasons.get(&*it.id), tests.contains_key(&*it.id)) {
+        match (
+            it.is_core(),
+            reasons.get(&*it.id),
+            tests.contains_key(&*it.id),
+        ) {
             (false, ..) => ("not done yet", None),
             (true, Some(reason), _) => ("not done", Some(*reason)),
             (true, None, true) => ("proven", choice),
@@ -220,12 +229,23 @@ pub(crate) fn render(requirements: &Requirements, notes: &Notes, citations: &[Ci
         *counts.entry((row, status(it).0)).or_default() += 1;
     }
     out.push_str("| | proven | chosen | not done | not done yet |\n|---|---|---|---|---|\n");
-    let rows = ["MUST", "SHOULD", "MAY", "extension", "connect-udp", "http1", "relay"];
+    let rows = [
+        "MUST",
+        "SHOULD",
+        "MAY",
+        "extension",
+        "connect-udp",
+        "http1",
+        "relay",
+    ];
     for row in rows {
         let count = |status| counts.get(&(row, status)).copied().unwrap_or(0);
         let [proven, chosen] = [count("proven"), count("chosen")];
         let [never, later] = [count("not done"), count("not done yet")];
-        line(&mut out, format_args!("| {row} | {proven} | {chosen} | {never} | {later} |"));
+        line(
+            &mut out,
+            format_args!("| {row} | {proven} | {chosen} | {never} | {later} |"),
+        );
     }
 
     let mut layers: Vec<&str> = Vec::new();
@@ -261,7 +281,10 @@ pub(crate) fn render(requirements: &Requirements, notes: &Notes, citations: &[Ci
     out.push_str("\n## Not done yet\n\n| id | level | scope | what it says |\n|---|---|---|---|\n");
     for it in all.iter().filter(|it| !it.is_core()) {
         let text = cell(&it.text);
-        line(&mut out, format_args!("| {} | {} | {} | {text} |", it.id, it.level, it.scope));
+        line(
+            &mut out,
+            format_args!("| {} | {} | {} | {text} |", it.id, it.level, it.scope),
+        );
     }
     out
 }
