@@ -8,6 +8,7 @@ use std::fs;
 use common::{Fixture, masque, with_config};
 use masque::config::server::ServerSettings;
 use masque::config::{ClientFile, ServerFile, Source};
+use quinn_proto::Side;
 use quinn_proto::crypto::{ClientConfig, ServerConfig};
 use quinn_proto::transport_parameters::TransportParameters;
 
@@ -372,14 +373,18 @@ fn server_settings(fixture: &Fixture) -> ServerSettings {
         .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
+/// Transport parameters that say nothing.
+fn parameters() -> TransportParameters {
+    TransportParameters::read(Side::Server, &mut &[][..]).unwrap()
+}
+
 /// The ClientHello of a client, which names what it wants in clear.
 fn client_hello(fixture: &Fixture, server_name: &str) -> Vec<u8> {
     let source = Source::read(&fixture.client(&[]));
     let settings = source.and_then(|source| ClientFile::load(&source));
     let config = settings.and_then(|settings| settings.credentials.client());
     let config = config.unwrap_or_else(|failure| panic!("{failure:?}"));
-    let params = TransportParameters::default();
-    let mut session = config.start_session(1, server_name, &params).unwrap();
+    let mut session = config.start_session(1, server_name, &parameters()).unwrap();
     let mut hello = Vec::new();
     assert!(session.write_handshake(&mut hello).is_none());
     assert!(session.early_crypto().is_none(), "no 0-RTT");
@@ -405,14 +410,13 @@ fn tls_names_the_server_and_the_one_protocol_spoken() {
     for hello in [name, literal] {
         // 9114-3.2-01: h3 and nothing else is offered,
         assert!(contains(&hello, alpn));
-        let params = TransportParameters::default();
-        let mut session = server.clone().start_session(1, &params);
+        let mut session = server.clone().start_session(1, &parameters());
         assert!(session.read_handshake(&hello).is_ok());
         // and nothing else taken: no_application_protocol.
         let at = hello.windows(alpn.len()).position(|it| it == alpn).unwrap();
         let mut other = hello;
         other[at + alpn.len() - 1] = b'2';
-        let mut session = server.clone().start_session(1, &params);
+        let mut session = server.clone().start_session(1, &parameters());
         let error = session.read_handshake(&other).unwrap_err();
         assert_eq!(u64::from(error.code), 0x100 + 120);
     }
