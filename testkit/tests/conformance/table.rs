@@ -178,13 +178,13 @@ fn places<'a>(notes: &'a Notes, requirement: &Requirement) -> &'a [String] {
         let matching = enforced.ids.iter().filter(|id| covers(id, &requirement.id));
         matching.map(move |id| (id.len(), enforced))
     });
-    let of_layer = notes.enforced.iter().filter(|enforced| {
+    let mut of_layer = notes.enforced.iter().filter(|enforced| {
         let mut layers = enforced.layers.iter();
         layers.any(|layer| *layer == requirement.layer)
     });
     let best = of_id.max_by_key(|(length, _)| *length);
     let best = best.map(|(_, enforced)| enforced);
-    best.or(of_layer.last())
+    best.or_else(|| of_layer.next())
         .map_or(&[], |enforced| &enforced.at)
 }
 

@@ -291,7 +291,7 @@ fn the_client_takes_nothing_for_an_address_it_no_longer_has() {
     let withdrawn =
         |event: &Event| matches!(event, Event::Addresses { addresses, .. } if addresses.is_empty());
     assert_eq!(count(&star, client, withdrawn), 1);
-    // With nothing assigned the client sends nothing.
+    // 9484-4.7.1-03: with nothing assigned the client sends nothing.
     send(&mut star, client, datagram(old, inner(true), 10));
     assert_eq!(dropped(&star, client, DropReason::SourceNotAssigned), 1);
 }

@@ -166,8 +166,11 @@ fn each_list_of_addresses_replaces_the_one_before() {
     let (server, client) = (star.server, star.client());
     let (a, b, c) = (ip("192.168.7.1"), ip("192.168.7.2"), ip("192.168.7.3"));
     let passes = |star: &mut Star, from: IpAddr| {
+        let refused = dropped(star, client, DropReason::SourceNotAssigned);
         send(star, client, datagram(from, inner(true), 10));
         let up = received(star, server).len() == 1;
+        let refused = dropped(star, client, DropReason::SourceNotAssigned) > refused;
+        assert_eq!(up, !refused, "the client keeps to what it has");
         send(star, server, datagram(inner(true), from, 10));
         let down = received(star, client)
             .iter()
