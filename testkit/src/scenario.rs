@@ -74,6 +74,8 @@ pub struct Options {
     pub limits: Limits,
     /// The server's shards.
     pub sharding: Sharding,
+    /// Whether host names are told of to be resolved.
+    pub resolve_names: bool,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -108,6 +110,7 @@ impl Default for Options {
             certificates_last: None,
             limits: Limits::default(),
             sharding: Sharding::default(),
+            resolve_names: false,
             change_server: |_| {},
             trace: false,
         }
@@ -272,6 +275,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
         limits: options.limits.clone(),
         session: SessionConfig {
             templates,
+            resolve_names: options.resolve_names,
             ..SessionConfig::default()
         },
         shard: None,

@@ -6,3 +6,5 @@ mod ends;
 mod pair;
 mod props;
 mod pump;
+mod requests;
+mod rules;

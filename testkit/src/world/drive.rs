@@ -7,7 +7,7 @@ use masque_core::wire::offload::VnetHdr;
 
 use super::host::{Action, Host, HostCx};
 use super::link::overhead;
-use super::{Input, NodeId, World};
+use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
 /// More than any honest endpoint does in one step.
@@ -154,6 +154,15 @@ impl World {
         data: &[u8],
     ) {
         self.trace.bytes(self.now, b'u', data);
+        if let Some(tap) = &mut self.tap {
+            tap.push(Tapped {
+                at: self.now,
+                node: id,
+                to,
+                ecn,
+                data: data.to_vec(),
+            });
+        }
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
         if self.reaches_stranger(from, to, data) {
             return;
