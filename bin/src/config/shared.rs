@@ -111,6 +111,11 @@ impl From<CipherName> for Cipher {
     }
 }
 
+/// How long a peer whose network is gone is waited for, beyond the idle timeout.
+const LINGER: Duration = Duration::from_secs(90);
+/// What is kept for it is memory and a place among the connections.
+const LONGEST_LINGER: Duration = Duration::from_secs(3600);
+
 /// `[transport]`: QUIC on the path. What is left out keeps the default of the core.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -138,6 +143,10 @@ pub struct TransportSection {
     pub discover_mtu: Option<bool>,
     /// Close after so long in silence.
     pub idle_timeout: Option<Spanned<Span>>,
+    /// Keep a connection for so much longer, with its lease and what waits for it, so that a peer whose
+    /// network is gone for a while goes on where it was; `"90s"` if left out. The shorter of both ends'
+    /// times holds.
+    pub linger: Option<Spanned<Span>>,
     /// Send something after so long in silence; `"0s"` is never.
     pub keep_alive: Option<Spanned<Span>>,
     /// UDP generic segmentation offload, where the kernel can.
@@ -267,6 +276,12 @@ impl TransportSection {
             }
             profile.idle_timeout = idle.get_ref().0;
         }
+        if let Some(linger) = &self.linger {
+            if linger.get_ref().0 > LONGEST_LINGER {
+                return Err(source.fault(linger, "linger must be at most \"1h\""));
+            }
+        }
+        profile.linger = self.linger.as_ref().map_or(LINGER, |it| it.get_ref().0);
         if let Some(keep_alive) = &self.keep_alive {
             profile.keep_alive = Some(keep_alive.get_ref().0).filter(|span| !span.is_zero());
         }

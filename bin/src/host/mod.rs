@@ -33,6 +33,7 @@ mod route;
 mod rule;
 mod sysctl;
 mod types;
+mod watch;
 
 use std::path::Path;
 
@@ -40,6 +41,7 @@ use journal::{Change, Journal};
 use netlink::Netlink;
 
 pub use error::HostError;
+pub use watch::Watch;
 pub use types::{ClientFilter, GatewayAccess, Link, Route, ServerNet, Table, Way};
 
 /// The number in `rtm_protocol` that marks routes and rules of this program.

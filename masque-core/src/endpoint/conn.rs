@@ -8,6 +8,7 @@ use super::bridge::Bridge;
 use super::counters::DropReason;
 use super::event::CloseReason;
 use super::fq_codel::TunnelQueue;
+use super::heirs::Client;
 use super::rate::RateLimit;
 use super::routes::RouteTable;
 use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
@@ -52,6 +53,8 @@ pub(super) struct Conn {
     pub(super) remote: std::net::SocketAddr,
     /// The scope asked for (client), for the event that tells of the tunnel.
     pub(super) asked: Scope,
+    /// What another connection in its place needs to know (client).
+    pub(super) client: Option<Box<Client>>,
 }
 
 impl Conn {
@@ -77,6 +80,14 @@ pub(super) enum Way {
     Down,
 }
 
+/// What the tunnel whose place this one took carried: the path may well carry it, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Expected {
+    pub(super) mtu: u32,
+    /// Until then what is larger than shown so far waits.
+    pub(super) until: Instant,
+}
+
 /// One established tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -96,6 +107,9 @@ pub(super) struct Tunnel {
     /// When it is told of whatever the path MTU is by then.
     pub(super) announce_by: Option<Instant>,
     pub(super) queue: TunnelQueue,
+    /// The tunnel whose place it takes (server), until its queue has moved.
+    pub(super) predecessor: Option<TunnelHandle>,
+    pub(super) expected: Option<Expected>,
     pub(super) icmp: RateLimit,
     /// Stands for this tunnel's rules where packets that continue others are let through with them; 0
     /// before the first packet.
@@ -115,11 +129,12 @@ impl Tunnel {
 
     /// The largest packet let into the queue.
     pub(super) fn admits(&self, now: Instant) -> u32 {
-        if self.header.is_some() && self.is_finding(now) {
+        let known = if self.header.is_some() && self.is_finding(now) {
             IPV6_MTU
         } else {
             self.mtu
-        }
+        };
+        known.max(self.may_carry(now))
     }
 
     /// Whether a packet may travel through this tunnel: its client end must be an address of the

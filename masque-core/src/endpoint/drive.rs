@@ -58,6 +58,7 @@ impl Endpoint {
             closed_told: false,
             remote,
             asked: crate::wire::scope::Scope::default(),
+            client: None,
         };
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
@@ -127,6 +128,9 @@ impl Endpoint {
         conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         self.bridge_events = events;
         self.update_mtu(now, &mut conn);
+        if conn.client.is_some() {
+            self.try_take_over(now, &mut conn);
+        }
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
             if conn.known.is_some() {
@@ -145,6 +149,7 @@ impl Endpoint {
         for id in std::mem::take(&mut self.to_replace) {
             self.obey(now, Notice::Replace(id));
         }
+        self.discard(now);
     }
 
     /// Puts a connection back where it was, or forgets it once QUIC has.
@@ -238,11 +243,13 @@ impl Endpoint {
                     from: "handshake",
                     to: "connected",
                 });
-                self.events.push_back(Event::Connected {
-                    conn: conn.id,
-                    remote: conn.bridge.remote(),
-                    identity: conn.identity.clone(),
-                });
+                if !conn.is_heir() {
+                    self.events.push_back(Event::Connected {
+                        conn: conn.id,
+                        remote: conn.bridge.remote(),
+                        identity: conn.identity.clone(),
+                    });
+                }
             }
             BridgeEvent::Lost(reason) => {
                 if conn.pays.is_some() {
@@ -263,6 +270,12 @@ impl Endpoint {
             SessionEvent::PeerSettings(_) | SessionEvent::GoAway => {}
             SessionEvent::Requested { tunnel, request } => {
                 self.on_requested(now, conn, tunnel, request)
+            }
+            SessionEvent::ResponseFields { fields, .. } => self.on_response_fields(conn, &fields),
+            SessionEvent::Refused { .. } if conn.is_heir() => self.heir_failed(now, conn),
+            SessionEvent::TunnelEnded { tunnel, .. } if conn.is_heir() => {
+                self.forget_tunnel(conn, tunnel);
+                self.heir_failed(now, conn);
             }
             SessionEvent::Established { tunnel, .. } => self.on_established(now, conn, tunnel),
             SessionEvent::Refused {
@@ -355,14 +368,21 @@ impl Endpoint {
         if std::mem::replace(&mut conn.closed_told, true) {
             return;
         }
+        self.disinherit(conn);
+        let is_heir = conn.is_heir();
+        if is_heir {
+            self.heir_failed(self.now, conn);
+        }
         let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
         for handle in left {
             self.forget_tunnel(conn, handle.tunnel);
             let reason = TunnelClosed::ConnectionEnded;
-            self.events.push_back(Event::TunnelDown {
-                tunnel: handle,
-                reason,
-            });
+            if !is_heir {
+                self.events.push_back(Event::TunnelDown {
+                    tunnel: handle,
+                    reason,
+                });
+            }
         }
         self.forget_identity(conn);
         self.turns.know(conn, None);
@@ -371,10 +391,12 @@ impl Endpoint {
             from: "connected",
             to: "closed",
         });
-        self.events.push_back(Event::ConnectionClosed {
-            conn: conn.id,
-            reason,
-        });
+        if !is_heir {
+            self.events.push_back(Event::ConnectionClosed {
+                conn: conn.id,
+                reason,
+            });
+        }
     }
 
     pub(super) fn collect_session_trace(&mut self, conn: &mut Conn) {

@@ -4,6 +4,7 @@ mod admission;
 mod common;
 mod fairness;
 mod forwarding;
+mod handover;
 mod identity;
 mod leases;
 mod model;
