@@ -269,7 +269,7 @@ impl App for ServerApp {
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
-            Event::TunnelRefused { .. } => {}
+            Event::TunnelRefused { .. } | Event::HandedOver { .. } => {}
             Event::ShutdownComplete => cx.stop(),
         }
     }

@@ -22,8 +22,8 @@ use masque_core::wire::fields::FieldList;
 use masque_core::wire::prefix::IpPrefix;
 
 use self::backoff::Backoff;
-use self::moving::Moving;
 pub use self::install::Installer;
+use self::moving::Moving;
 use self::verdict::{Circumstances, Verdict};
 use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;

@@ -6,6 +6,7 @@
 //! | packets to the server leave by another interface or address than before, or did not for a while | another connection is begun from a socket of its own; the old one is used until that is up |
 //! | no way leads to the server's address, but one to another of its addresses | the same, to that one: IPv4 to IPv6, and back |
 //! | no way leads anywhere | the next change is waited for |
+//! | the same while there is no connection | the next attempt is made at once |
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ impl ClientApp {
 
     /// The network has changed: looks at it when it has settled.
     pub(super) fn network_changed(&mut self, cx: &Cx<'_>) {
-        if self.installer.is_some() && matches!(self.phase, Phase::Up(..)) {
+        if self.installer.is_some() && matches!(self.phase, Phase::Up(..) | Phase::Waiting(_)) {
             let settled = || cx.now + SETTLE;
             self.moving.settles_at.get_or_insert_with(settled);
         }
@@ -80,13 +81,21 @@ impl ClientApp {
     /// Looks whether the way to the server is another than before, and follows it.
     pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
         self.moving.settles_at = None;
-        let (Phase::Up(link, _), Some(installer)) = (self.phase, &mut self.installer) else {
+        let Some(installer) = &mut self.installer else {
             return;
         };
-        let now_to = self.moving.next.map_or(link.remote, |(_, remote)| remote);
+        let link = match self.phase {
+            Phase::Up(link, _) => Some(link),
+            Phase::Waiting(_) => None,
+            _ => return,
+        };
         // Where it goes already comes first.
+        let next = self.moving.next.map(|(_, remote)| remote);
+        let now_to = next.or(link.map(|link| link.remote));
         let others = self.moving.servers.iter().copied();
-        let mut candidates = std::iter::once(now_to).chain(others.filter(|other| *other != now_to));
+        let mut candidates = now_to
+            .into_iter()
+            .chain(others.filter(|other| Some(*other) != now_to));
         let open = candidates.find(|remote| installer.way_to(remote.ip()).is_some());
         let Some(remote) = open else {
             if !std::mem::replace(&mut self.moving.cut_off, true) {
@@ -95,10 +104,14 @@ impl ClientApp {
             return;
         };
         let back = std::mem::take(&mut self.moving.cut_off);
-        if !back && remote == now_to && !installer.moved() {
+        if !back && now_to.is_none_or(|now_to| remote == now_to) && !installer.moved() {
             return;
         }
         installer.connected(remote.ip());
+        let Some(link) = link else {
+            tracing::info!("the network changed: trying again at once");
+            return self.attempt(cx);
+        };
         tracing::info!(%remote, "the network changed: another connection");
         self.follow(cx, link, remote);
     }
@@ -149,7 +162,11 @@ impl ClientApp {
         if old.socket != link.socket {
             self.moving.old.push(old.socket);
         }
-        if self.moving.next.is_some_and(|(socket, _)| socket == link.socket) {
+        if self
+            .moving
+            .next
+            .is_some_and(|(socket, _)| socket == link.socket)
+        {
             self.moving.next = None;
         }
         if let Some(installer) = &mut self.installer

@@ -1,6 +1,7 @@
 //! What both schemas have in common: the TUN device and QUIC on the path.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use masque_core::endpoint::{Cipher, CongestionControl, TransportProfile};
 use serde::Deserialize;

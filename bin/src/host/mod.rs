@@ -41,8 +41,8 @@ use journal::{Change, Journal};
 use netlink::Netlink;
 
 pub use error::HostError;
-pub use watch::Watch;
 pub use types::{ClientFilter, GatewayAccess, Link, Route, ServerNet, Table, Way};
+pub use watch::Watch;
 
 /// The number in `rtm_protocol` that marks routes and rules of this program.
 pub const ROUTE_PROTOCOL: u8 = 0x9c;

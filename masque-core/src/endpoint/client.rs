@@ -145,7 +145,9 @@ impl Endpoint {
             .port(conn.port)
             .map_or(1500, |port| port.config.mtu);
         let is_heir = conn.is_heir();
+        let round_trip = conn.bridge.round_trip();
         for tunnel in &mut conn.tunnels {
+            tunnel.expected = tunnel.expected.map(|it| it.over(round_trip));
             let Some(announce_by) = tunnel.announce_by else {
                 continue;
             };

@@ -1,7 +1,7 @@
 //! What the endpoint knows of one connection and its tunnels.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admit::Ticket;
 use super::bridge::Bridge;
@@ -22,6 +22,9 @@ use crate::wire::stream::Role;
 
 /// The least a link must carry for IPv6 (RFC 8200 §5).
 pub(super) const IPV6_MTU: u32 = 1280;
+
+/// How long the probes of a path are waited for at most.
+const PROBING: Duration = Duration::from_secs(3);
 
 /// One connection.
 pub(super) struct Conn {
@@ -80,12 +83,33 @@ pub(super) enum Way {
     Down,
 }
 
-/// What the tunnel whose place this one took carried: the path may well carry it, too.
+/// What was carried before, by the tunnel whose place this one took, or on the path it came from: the path
+/// it is on now may well carry that, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Expected {
     pub(super) mtu: u32,
+    since: Instant,
     /// Until then what is larger than shown so far waits.
     pub(super) until: Instant,
+}
+
+impl Expected {
+    pub(super) fn new(mtu: u32, now: Instant, round_trip: Duration) -> Self {
+        let expected = Self {
+            mtu,
+            since: now,
+            until: now,
+        };
+        expected.over(round_trip)
+    }
+
+    /// The same, once a round trip has turned out to take so long: the path shows probe by probe what it
+    /// carries.
+    pub(super) fn over(mut self, round_trip: Duration) -> Self {
+        let patience = (round_trip * 10 + Duration::from_millis(100)).min(PROBING);
+        self.until = self.until.max(self.since + patience);
+        self
+    }
 }
 
 /// One established tunnel.

@@ -6,7 +6,7 @@ use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
-use super::conn::{Conn, Tunnel};
+use super::conn::{Conn, Expected, Tunnel};
 use super::shard::Notice;
 use super::turns::Budget;
 use super::{
@@ -127,12 +127,14 @@ impl Endpoint {
         }
         conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         self.bridge_events = events;
-        self.update_mtu(now, &mut conn);
-        if conn.client.is_some() {
-            self.try_take_over(now, &mut conn);
-        }
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
+            // QUIC begins anew with what it knows of the path's size.
+            let round_trip = conn.bridge.round_trip();
+            for tunnel in conn.tunnels.iter_mut().filter(|it| it.announced) {
+                let expected = Expected::new(tunnel.mtu, now, round_trip);
+                tunnel.expected.get_or_insert(expected);
+            }
             if conn.known.is_some() {
                 let remote = conn.remote;
                 self.turns.know(&mut conn, Some(remote));
@@ -141,6 +143,10 @@ impl Endpoint {
                 conn: conn.id,
                 remote: conn.remote,
             });
+        }
+        self.update_mtu(now, &mut conn);
+        if conn.client.is_some() {
+            self.try_take_over(now, &mut conn);
         }
         self.collect_session_trace(&mut conn);
         self.turns.wake(at, &mut conn);

@@ -188,7 +188,11 @@ impl TunnelQueue {
             flow.codel = CoDel::default();
             let is_stale = |since| now.saturating_duration_since(since) > STALE;
             let mut was_stale = false;
-            while flow.waiting.front().is_some_and(|(since, _)| is_stale(*since)) {
+            while flow
+                .waiting
+                .front()
+                .is_some_and(|(since, _)| is_stale(*since))
+            {
                 was_stale = true;
                 if flow.waiting.len() <= KEPT {
                     break;
@@ -212,7 +216,12 @@ impl TunnelQueue {
 
     /// Takes over what waits in another queue, behind what waits here.
     pub(super) fn append(&mut self, other: Self) {
-        self.bytes += other.front.iter().chain(&other.parked).map(Bytes::len).sum::<usize>();
+        self.bytes += other
+            .front
+            .iter()
+            .chain(&other.parked)
+            .map(Bytes::len)
+            .sum::<usize>();
         self.datagrams += other.front.len() + other.parked.len();
         self.front.extend(other.front);
         self.parked.extend(other.parked);
@@ -235,10 +244,15 @@ impl TunnelQueue {
             *datagram = copy.freeze();
         }
         for flow in &mut self.flows {
-            flow.bytes = flow.waiting.iter().map(|(_, datagram)| datagram.len()).sum();
+            flow.bytes = flow
+                .waiting
+                .iter()
+                .map(|(_, datagram)| datagram.len())
+                .sum();
         }
         let outside = self.front.iter().chain(&self.parked).map(Bytes::len);
-        self.bytes = outside.sum::<usize>() + self.flows.iter().map(|flow| flow.bytes).sum::<usize>();
+        self.bytes =
+            outside.sum::<usize>() + self.flows.iter().map(|flow| flow.bytes).sum::<usize>();
     }
 
     /// The next datagram. `prefix` bytes stand before the IP packet in each; a flow may send `quantum`

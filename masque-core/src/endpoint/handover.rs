@@ -10,7 +10,7 @@
 //! A packet is in one queue or in one connection, never in two, and QUIC delivers a datagram once: nothing
 //! reaches a device twice.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::conn::{Conn, Expected, Tunnel};
 use super::event::Event;
@@ -90,6 +90,12 @@ impl Endpoint {
         let taken = tunnel.and_then(|tunnel| Some((tunnel.handle, tunnel.predecessor.take()?)));
         let Some((to, from)) = taken else { return };
         if let Some(shard) = self.elsewhere(from.conn) {
+            // What the old one carried is known there only: as much as there may be.
+            let mtu = u32::from(self.profile.max_mtu);
+            let expected = Expected::new(mtu, now, conn.bridge.round_trip());
+            if let Some(tunnel) = conn.tunnel_mut(id) {
+                tunnel.expected = Some(expected);
+            }
             return self.leave_notice(shard, Notice::Yield(from, to));
         }
         let Some(&at) = self.ids.get(&from.conn) else {
@@ -116,11 +122,8 @@ impl Endpoint {
             return;
         };
         let before = from.mtu.max(from.may_carry(now));
-        to.expected = Some(Expected {
-            mtu: before.saturating_sub(if narrower { IPV6_MORE } else { 0 }),
-            // Probe by probe the path shows what it carries.
-            until: now + round_trip * 8 + Duration::from_millis(100),
-        });
+        let mtu = before.saturating_sub(if narrower { IPV6_MORE } else { 0 });
+        to.expected = Some(Expected::new(mtu, now, round_trip));
         if from.scope == to.scope && from.addresses == to.addresses {
             let queued = from.queue.bytes() + to.queue.bytes();
             let stale = from.pass_queue(now, to);
@@ -151,7 +154,9 @@ impl Endpoint {
             self.send_across(shard, to, datagram.slice(prefix.min(datagram.len())..));
         }
         let losses = queue.take_losses();
-        self.fwd.counters.drop(DropReason::Congestion, losses.dropped);
+        self.fwd
+            .counters
+            .drop(DropReason::Congestion, losses.dropped);
         self.fwd.counters.congestion_marked += losses.marked;
     }
 
@@ -211,7 +216,8 @@ impl Endpoint {
         });
         if was.addresses != is.addresses {
             let addresses = is.addresses.clone();
-            self.events.push_back(Event::Addresses { tunnel, addresses });
+            self.events
+                .push_back(Event::Addresses { tunnel, addresses });
         }
         if was.routes.advertised() != is.routes.advertised() {
             let routes = is.routes.advertised().clone();

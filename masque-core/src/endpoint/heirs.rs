@@ -71,8 +71,10 @@ struct Search {
     heirs: Vec<ConnId>,
     /// The one whose handshake is complete.
     chosen: Option<ConnId>,
-    /// How many were begun.
-    begun: u32,
+    /// One was answered since the last was begun.
+    answered: bool,
+    /// One was answered, and yet it failed: the path may be narrower than the last.
+    narrow: bool,
 }
 
 impl Client {
@@ -207,7 +209,9 @@ impl Endpoint {
         };
         client.asked = None;
         let first = !std::mem::replace(&mut client.heard, true);
-        let over = client.search.take_if(|search| !search.told && search.chosen.is_none());
+        let over = client
+            .search
+            .take_if(|search| !search.told && search.chosen.is_none());
         if let Some(search) = over {
             self.to_discard.extend(search.heirs);
         }
@@ -225,6 +229,7 @@ impl Endpoint {
         if let Some(of) = heir_of {
             self.change_search(of, |search| {
                 if search.heirs.contains(&id) {
+                    search.answered = true;
                     search.next = search.next.max(now + patience(round_trip));
                 }
             });
@@ -262,7 +267,8 @@ impl Endpoint {
             next: now,
             heirs: Vec::new(),
             chosen: None,
-            begun: 0,
+            answered: false,
+            narrow: false,
         });
         if lost && remote.is_ipv4() == conn.remote.is_ipv4() {
             conn.socket = socket;
@@ -303,7 +309,8 @@ impl Endpoint {
             next: now,
             heirs: Vec::new(),
             chosen: None,
-            begun: 0,
+            answered: false,
+            narrow: false,
         });
         self.begin_heir(now, at);
     }
@@ -330,7 +337,8 @@ impl Endpoint {
             (round_trip / 2).clamp(PACE, SLOW_PACE)
         };
         search.next = now + pace;
-        search.begun += 1;
+        let answered = search.chosen.is_some() || std::mem::take(&mut search.answered);
+        search.narrow |= answered;
         // Whoever was chosen and has not taken over by now will not.
         if search.chosen.take().is_some() {
             self.to_discard.append(&mut search.heirs);
@@ -345,8 +353,8 @@ impl Endpoint {
         target.remote = search.remote;
         let mut profile = self.profile.clone();
         profile.initial_rtt = round_trip.clamp(Duration::from_millis(10), Duration::from_secs(1));
-        // What the last path carried, this one may: every other heir tries.
-        if search.begun % 2 == 1 && same_version(search.remote) && profile.discover_mtu {
+        // What the last path carried, this one may.
+        if !search.narrow && same_version(search.remote) && profile.discover_mtu {
             profile.initial_mtu = path_mtu.max(profile.initial_mtu);
         }
         let heir = self.begin(now, target, &profile, Some(id));
@@ -418,7 +426,9 @@ impl Endpoint {
         };
         let others: Vec<ConnId> = others;
         self.to_discard.extend(others);
-        let token = self.conn(of).and_then(|of| of.client.as_ref()?.token.clone());
+        let token = self
+            .conn(of)
+            .and_then(|of| of.client.as_ref()?.token.clone());
         if let Some(client) = &conn.client {
             let request = client.request(token.as_ref());
             // A new session of a client has no tunnels: it takes one.
@@ -477,11 +487,7 @@ impl Endpoint {
         }
     }
 
-    fn change_search<T>(
-        &mut self,
-        of: ConnId,
-        change: impl FnOnce(&mut Search) -> T,
-    ) -> Option<T> {
+    fn change_search<T>(&mut self, of: ConnId, change: impl FnOnce(&mut Search) -> T) -> Option<T> {
         let at = *self.ids.get(&of)?;
         let conn = self.conns.get_mut(at)?.as_mut()?;
         let search = conn.client.as_mut()?.search.as_mut()?;

@@ -134,13 +134,16 @@ impl Endpoint {
         // same identity takes its addresses over.
         let leased = conn.identity.clone();
         let leased = leased.filter(|_| inherited.is_some() || conn.tunnels.is_empty());
-        let given = self.seat.shared.change_leases(|registry| match (inherited, &leased) {
-            (Some(addresses), Some(identity)) => {
-                Ok((addresses, registry.book.touch(identity, wall)))
-            }
-            (_, Some(identity)) => registry.book.lease(identity, wall),
-            (_, None) => registry.book.lend().map(|addresses| (addresses, None)),
-        });
+        let given = self
+            .seat
+            .shared
+            .change_leases(|registry| match (inherited, &leased) {
+                (Some(addresses), Some(identity)) => {
+                    Ok((addresses, registry.book.touch(identity, wall)))
+                }
+                (_, Some(identity)) => registry.book.lease(identity, wall),
+                (_, None) => registry.book.lend().map(|addresses| (addresses, None)),
+            });
         let Ok((addresses, changed)) = given else {
             self.refuse(
                 conn,

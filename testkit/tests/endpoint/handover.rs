@@ -4,20 +4,22 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use masque_core::endpoint::{
-    CloseReason, Command, CongestionControl, Event, PortId, SocketId, TunnelHandle,
+    CloseReason, Command, CongestionControl, Event, Identity, PortId, SocketId, TunnelHandle,
 };
 use masque_core::wire::fields::FieldList;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::qpack;
+use masque_testkit::crypto::null::NullServer;
 use masque_testkit::packet::{self, Packet};
-use masque_testkit::scenario::{Crypto, INNER_V4, Options, Star, star};
+use masque_testkit::scenario::{Crypto, INNER_V4, Options, SERVER_NAME, Star, star};
 use masque_testkit::world::{Host, HostCx, Input, LinkConfig, NodeId, Sharding, last_event};
 
 use super::common::{
-    address, connect, counters, datagram, quiet, received, run, send_later, up, usage,
+    address, all_dropped, connect, counters, datagram, quiet, received, run, send_later, up, usage,
 };
 
 const ROUND_TRIP: Duration = Duration::from_millis(50);
@@ -85,7 +87,7 @@ fn talking(options: &Options, up_every: Duration, down_every: Duration, length: 
             to,
             every,
             until,
-            size: 1200,
+            size: 1380,
             sent: 0,
             got: Vec::new(),
         })
@@ -153,29 +155,67 @@ fn handed_over(star: &Star) -> Option<(TunnelHandle, TunnelHandle)> {
 
 #[test]
 fn with_both_networks_up_nothing_is_lost_and_nothing_comes_twice() {
-    let every = Duration::from_millis(5);
-    let mut star = talking(&options(path()), every, every, 6);
-    let client = star.client();
-    run(&mut star, 3000);
-    let before = tunnel(&star, client);
-    hand_over(&mut star, false);
-    run(&mut star, 1500);
-    let (from, to) = handed_over(&star).expect("handed over");
-    assert_eq!(from, before);
-    assert_eq!(to, tunnel(&star, client));
-    assert_ne!(from.conn, to.conn);
-    // The old connection has ended, and nobody was told of an end of the tunnel in use.
-    let endpoint = star.world.node(client).endpoint().expect("running");
-    assert_eq!(endpoint.tunnels().count(), 1);
-    socket(&mut star, 0, false);
-    run(&mut star, 3000);
-    let (up, down) = (steady(&star, star.server), steady(&star, client));
-    let arrived = once_each(&up.got);
-    assert_eq!(arrived.len(), down.sent as usize, "uplink");
-    assert!(arrived.values().is_sorted(), "in order");
-    let arrived = once_each(&down.got);
-    assert_eq!(arrived.len(), up.sent as usize, "downlink");
-    assert_eq!(usage(&star, star.server).connections, 1);
+    for lost in [false, true] {
+        let every = Duration::from_millis(5);
+        let mut star = talking(&options(path()), every, every, 6);
+        let client = star.client();
+        run(&mut star, 3000);
+        let before = tunnel(&star, client);
+        hand_over(&mut star, lost);
+        run(&mut star, 1500);
+        let (from, to) = handed_over(&star).expect("handed over");
+        assert_eq!(from, before);
+        assert_eq!(to, tunnel(&star, client));
+        assert_ne!(from.conn, to.conn);
+        // The old connection has ended, and nobody was told of an end of the tunnel in use.
+        let endpoint = star.world.node(client).endpoint().expect("running");
+        assert_eq!(endpoint.tunnels().count(), 1);
+        socket(&mut star, 0, false);
+        run(&mut star, 3000);
+        let (up, down) = (steady(&star, star.server), steady(&star, client));
+        let arrived = once_each(&up.got);
+        assert_eq!(arrived.len(), down.sent as usize, "uplink, lost: {lost}");
+        let arrived = once_each(&down.got);
+        assert_eq!(arrived.len(), up.sent as usize, "downlink, lost: {lost}");
+        assert_eq!(usage(&star, star.server).connections, 1);
+    }
+}
+
+#[test]
+fn with_both_networks_up_a_saturated_uplink_loses_what_its_queue_drops_and_little_else() {
+    for lost in [false, true] {
+        let link = LinkConfig {
+            rate: Some(10_000_000),
+            queue: 512 << 10,
+            ..path()
+        };
+        let every = Duration::from_micros(800);
+        let mut star = talking(&options(link), every, Duration::from_millis(20), 7);
+        let client = star.client();
+        run(&mut star, 4000);
+        hand_over(&mut star, lost);
+        run(&mut star, 1500);
+        assert!(handed_over(&star).is_some());
+        run(&mut star, 5000);
+        let arrived = once_each(&steady(&star, star.server).got).len();
+        let sent = steady(&star, client).sent as usize;
+        let dropped = usize::try_from(all_dropped(&star, client)).expect("few");
+        let tail = star
+            .world
+            .link_stats(client, star.server)
+            .expect("linked")
+            .queue_full;
+        let gone = sent - arrived - dropped;
+        eprintln!(
+            "lost: {lost}: {sent} sent, {dropped} dropped by the queue, {tail} by the link, {gone} gone"
+        );
+        assert!(
+            gone <= 5 + usize::try_from(tail).expect("few"),
+            "{gone} gone"
+        );
+        let (up, down) = (steady(&star, star.server), steady(&star, client));
+        assert_eq!(once_each(&down.got).len(), up.sent as usize, "downlink");
+    }
 }
 
 /// The time from the moment the new network works to the first packet up and down.
@@ -203,7 +243,11 @@ fn first_packets(gap: Duration, rate: u64) -> (Duration, Duration) {
         first.map_or(Duration::MAX, |(at, _)| *at - back)
     };
     // What was on its way when the network went still arrives within half a round trip.
-    let after = if gap.is_zero() { back + ROUND_TRIP / 2 } else { back };
+    let after = if gap.is_zero() {
+        back + ROUND_TRIP / 2
+    } else {
+        back
+    };
     assert!(handed_over(&star).is_some(), "handed over after {gap:?}");
     (first(&up.got, after), first(&down.got, after))
 }
@@ -351,7 +395,11 @@ fn a_token_is_good_for_its_own_identity_once_and_for_nobody_else() {
         send_later(&mut star, server, datagram(INNER_V4, to, 100));
         run(&mut star, 200);
         let got = received(&mut star, node).len();
-        assert_eq!(got, usize::from(to.is_ipv4()), "what is theirs reaches them");
+        assert_eq!(
+            got,
+            usize::from(to.is_ipv4()),
+            "what is theirs reaches them"
+        );
     }
 }
 
@@ -359,7 +407,13 @@ fn a_token_is_good_for_its_own_identity_once_and_for_nobody_else() {
 fn who_proves_no_identity_gets_no_token_and_none_is_taken_from_it() {
     let mut options = Options {
         anonymous_clients: true,
-        change_server: |server| server.require_identity = false,
+        change_server: |server| {
+            server.require_identity = false;
+            server.crypto = Arc::new(NullServer {
+                name: SERVER_NAME.to_owned(),
+                require_identity: false,
+            });
+        },
         ..options(path())
     };
     options.clients = 1;
@@ -377,6 +431,11 @@ fn from_ipv4_to_ipv6_and_back_nothing_is_lost() {
     let every = Duration::from_millis(5);
     let mut star = talking(&options(path()), every, every, 9);
     let client = star.client();
+    for node in [client, star.server] {
+        let host = star.world.node_mut(node).host_mut::<Steady>();
+        // IPv6 takes 20 bytes more, which only the last probes of the path show it has.
+        host.expect("a Steady").size = 1340;
+    }
     let server_v6: SocketAddr = "[2001:db8::1]:443".parse().expect("a constant");
     let client_v6: SocketAddr = "[2001:db8:77::2]:50000".parse().expect("a constant");
     star.world.node_mut(star.server).add_socket(server_v6);
@@ -438,16 +497,20 @@ fn on_a_server_of_several_shards_nothing_is_lost_wherever_the_new_connection_lan
         let shards = star.shards.iter().map(|shard| steady(&star, *shard));
         let got: Vec<_> = shards.flat_map(|shard| shard.got.clone()).collect();
         assert_eq!(once_each(&got).len(), down.sent as usize, "uplink");
-        let sent: u32 = star.shards.iter().map(|shard| steady(&star, *shard).sent).sum();
+        let sent: u32 = star
+            .shards
+            .iter()
+            .map(|shard| steady(&star, *shard).sent)
+            .sum();
         assert_eq!(once_each(&down.got).len(), sent as usize, "downlink");
     }
     assert!(crossings > 0, "some land on another shard");
 }
 
-/// What the server sends within the first round trips of a connection, in bytes.
-fn first_flight(star: &mut Star) -> u64 {
+/// What a client sends in the two flights of a handshake, in bytes.
+fn two_flights(star: &mut Star) -> u64 {
     let sent = |star: &Star| {
-        let stats = star.world.link_stats(star.server, star.client());
+        let stats = star.world.link_stats(star.client(), star.server);
         stats.expect("linked").bytes
     };
     let before = sent(star);
@@ -462,17 +525,19 @@ fn a_session_is_resumed_without_certificates_and_with_the_same_identity() {
         let options = Options {
             crypto: Crypto::Seeded,
             resumable,
+            // Certificates that do not hide in what a datagram is padded to.
+            identity: |_| Identity(format!("urn:masque:{}", "x".repeat(1500))),
             ..options(path())
         };
         let mut star = up(&options);
         let own = addresses(&star, star.client());
-        let bytes = first_flight(&mut star);
+        let bytes = two_flights(&mut star);
         run(&mut star, 1000);
         assert_eq!(addresses(&star, star.client()), own, "the same identity");
         assert_eq!(usage(&star, star.server).connections, 2);
         bytes
     });
-    assert!(flights[1] + 300 < flights[0], "{flights:?}");
+    assert!(flights[1] + 1000 < flights[0], "{flights:?}");
 }
 
 #[test]
