@@ -59,8 +59,8 @@ fn moves_with_both_networks_up(binary: Binary) {
     let from = client.lines();
     let (sent, came) = thread::scope(|scope| {
         let transfer = scope.spawn(|| traffic::resume(&mut stream, Direction::Up, MUCH));
-        let done = || transfer.is_finished();
-        let (world, done) = (&world, &done);
+        let done = move || transfer.is_finished();
+        let world = &world;
         let pinging = scope.spawn(move || world.client.run(|| echoes(to, done)));
         thread::sleep(Duration::from_millis(300));
         world
