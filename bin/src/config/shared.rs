@@ -277,10 +277,9 @@ impl TransportSection {
             }
             profile.idle_timeout = idle.get_ref().0;
         }
-        if let Some(linger) = &self.linger {
-            if linger.get_ref().0 > LONGEST_LINGER {
-                return Err(source.fault(linger, "linger must be at most \"1h\""));
-            }
+        let too_long = |it: &&Spanned<Span>| it.get_ref().0 > LONGEST_LINGER;
+        if let Some(linger) = self.linger.as_ref().filter(too_long) {
+            return Err(source.fault(linger, "linger must be at most \"1h\""));
         }
         profile.linger = self.linger.as_ref().map_or(LINGER, |it| it.get_ref().0);
         if let Some(keep_alive) = &self.keep_alive {

@@ -164,7 +164,6 @@ fn from_ipv4_to_ipv6_and_back_a_connection_inside_goes_on() {
         );
         client.wait_up();
         let to = ip(INET[0]);
-        let mut stream = world.client.run(|| traffic::connect(to));
         for (change, address) in [
             (
                 "route add default via 2001:db8:1::1\nroute del default via 192.0.2.1\n",
@@ -175,14 +174,19 @@ fn from_ipv4_to_ipv6_and_back_a_connection_inside_goes_on() {
                 "198.51.100.2",
             ),
         ] {
+            let mut streams = world
+                .client
+                .run(|| [traffic::connect(to), traffic::connect(to)]);
             let from = client.lines();
             world.client.ip(change);
             let (told, _) = client.wait_from(from, "a handover", |fields| {
                 fields["message"] == "tunnel handed over"
             });
             assert!(told["remote"].to_string().contains(address), "{told}");
-            traffic::resume(&mut stream, Direction::Up, 1 << 20);
-            traffic::resume(&mut stream, Direction::Down, 1 << 20);
+            let directions = [Direction::Up, Direction::Down];
+            for (stream, direction) in streams.iter_mut().zip(directions) {
+                traffic::resume(stream, direction, 1 << 20);
+            }
         }
         assert!(!client.has_said("will try again"));
         client.stop();
