@@ -76,6 +76,8 @@ pub struct Options {
     pub limits: Limits,
     /// The server's shards.
     pub sharding: Sharding,
+    /// Whether host names are told of to be resolved.
+    pub resolve_names: bool,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -111,6 +113,7 @@ impl Default for Options {
             resumable: false,
             limits: Limits::default(),
             sharding: Sharding::default(),
+            resolve_names: false,
             change_server: |_| {},
             trace: false,
         }
@@ -275,6 +278,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
         limits: options.limits.clone(),
         session: SessionConfig {
             templates,
+            resolve_names: options.resolve_names,
             ..SessionConfig::default()
         },
         shard: None,

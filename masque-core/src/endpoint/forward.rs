@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::answers::error_for;
+use super::arena::Arena;
 use super::config::{Access, PortConfig};
 use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
@@ -21,12 +22,11 @@ use crate::wire::ip::{self, PacketInfo};
 use crate::wire::offload::{Coalescer, TunFrame, Verdict, VnetHdr, segment};
 use crate::wire::stream::Role;
 
-/// Bytes taken from the allocator at a time for packets on their way into tunnels.
-const ARENA: usize = 256 << 10;
 /// What tunnels with a queue leave free for one that has none.
 const SPARE: usize = 64 << 10;
-/// What one super-packet can need at most: 64 KiB of payload in segments with headers of their own.
-const SUPER_PACKET: usize = 160 << 10;
+/// What a packet is expected to need beyond its length, for the header of a datagram; a super-packet needs a
+/// quarter more, for those of its segments.
+const HEADER_ROOM: usize = 256;
 
 /// A device.
 pub(super) struct Port {
@@ -70,7 +70,7 @@ pub(super) struct Forwarding {
     pub(super) policy: Option<Policy>,
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
-    arena: BytesMut,
+    pub(super) arena: Arena,
     /// How many tunnels have had a packet let through.
     verdicts: Verdict,
     /// Device, protocol, destination and source of the last packet that entered a tunnel, and where.
@@ -106,7 +106,7 @@ impl Forwarding {
             policy,
             counters: Counters::default(),
             across: Vec::new(),
-            arena: BytesMut::new(),
+            arena: Arena::default(),
             verdicts: 0,
             last: None,
             queued_bytes: 0,
@@ -195,6 +195,10 @@ impl Forwarding {
         let state = &mut conn.tunnels[tunnel];
         state.received_packets += 1;
         state.received_bytes += packet.len() as u64;
+        if info.protocol == ip::ICMPV6 && self.take_echo(now, conn, tunnel, packet, &info) {
+            return;
+        }
+        let state = &conn.tunnels[tunnel];
         let verdict = state.judge(way, &info).and_then(|()| match way {
             Way::Up => self.admit(&info, state.handle),
             Way::Down => Ok(None),
@@ -269,6 +273,12 @@ impl Forwarding {
         }
     }
 
+    /// Whether no client may reach `address`.
+    pub(super) fn is_denied(&self, address: IpAddr) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.deny.contains(address))
+    }
+
     /// Whether `address` lies in a pool or a static assignment.
     pub(super) fn in_pool(&self, address: IpAddr) -> bool {
         let policy = self.policy.as_ref();
@@ -287,7 +297,7 @@ impl Forwarding {
         port: PortId,
         info: &PacketInfo,
     ) -> Result<TunnelHandle, DropReason> {
-        if !forwardable(info.source) || !forwardable(info.destination) {
+        if info.source_routed || !forwardable(info.source) || !forwardable(info.destination) {
             return Err(DropReason::NotForwardable);
         }
         if let Some(policy) = self.policy.as_ref().filter(|policy| policy.port == port) {
@@ -330,7 +340,10 @@ impl Forwarding {
         // Across tunnels the sender's own rules were checked already; here the receiver's hold.
         let verdict = match judged {
             true => Ok(()),
-            false => state.judge(way, info),
+            false => state.judge(way, info).and_then(|()| match way {
+                Way::Down => state.judge_quoted(packet, info),
+                Way::Up => Ok(()),
+            }),
         };
         if let Err(reason) = verdict.and_then(|()| fits_version(mtu, info)) {
             let count = self.lost(reason, header, packet, info, trace);
@@ -366,15 +379,13 @@ impl Forwarding {
         let Some(datagram_header) = state.header else {
             return self.enter_capsules(conn, tunnel, header, packet, info, trace);
         };
-        if self.arena.capacity() - self.arena.len() < SUPER_PACKET.min(packet.len() * 2 + 256) {
-            self.arena.reserve(ARENA);
-        }
+        let room = packet.len() + packet.len() / 4 + HEADER_ROOM;
         let made = match segment(
             header,
             packet,
             datagram_header.as_slice(),
             None,
-            &mut self.arena,
+            self.arena.room(room),
         ) {
             Ok(made) => made,
             Err(_) => {
@@ -382,7 +393,7 @@ impl Forwarding {
                 return Err((reason, self.lost(reason, header, packet, info, trace)));
             }
         };
-        let mut rest = self.arena.split().freeze();
+        let mut rest = self.arena.take();
         self.queued_bytes += rest.len();
         state.sent_packets += made.count as u64;
         state.sent_bytes += rest.len() as u64;

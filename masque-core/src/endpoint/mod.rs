@@ -25,6 +25,7 @@
 
 mod admit;
 mod answers;
+mod arena;
 mod bridge;
 mod carry;
 mod cipher;
@@ -36,12 +37,15 @@ mod conn;
 mod counters;
 mod deadlines;
 mod drive;
+mod early;
 mod entropy;
 mod event;
 mod forward;
 mod fq_codel;
 mod handover;
 mod heirs;
+mod ipv6;
+mod names;
 mod owners;
 mod pool;
 mod rate;
@@ -70,8 +74,8 @@ use rand_core::Rng;
 pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
-    Access, ClientConfig, Config, CongestionControl, Lease, Limits, PortConfig, ServerConfig,
-    StaticAssignment, TransportProfile,
+    Access, ClientConfig, Config, CongestionControl, Ipv6Minimum, Lease, Limits, PortConfig,
+    ServerConfig, StaticAssignment, TransportProfile,
 };
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
@@ -208,6 +212,9 @@ impl Endpoint {
                 )
                 .collect(),
         });
+        let mut session = config.session;
+        let grease = entropy.fork("reserved setting").next_u64() as u32;
+        session.grease.get_or_insert(grease);
         let flow_key = entropy.fork("inner flows").next_u64();
         Ok(Self {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
@@ -216,7 +223,7 @@ impl Endpoint {
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
             limits,
-            session: Arc::new(config.session),
+            session: Arc::new(session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
@@ -426,6 +433,7 @@ impl Endpoint {
         for port in &mut self.fwd.ports {
             port.out.rest();
         }
+        self.fwd.arena.rest();
         for conn in self.conns.iter_mut().flatten() {
             for tunnel in &mut conn.tunnels {
                 tunnel.queue.rest(now);

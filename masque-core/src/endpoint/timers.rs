@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::config::Ipv6Minimum;
 use super::conn::{Conn, Tunnel};
 use super::owners::Change;
 use super::shard::Notice;
@@ -146,6 +147,7 @@ impl Endpoint {
                 self.drive(now, at);
                 Ok(())
             }
+            Command::Resolved { tunnel, addresses } => self.resolved(now, tunnel, &addresses),
             Command::RequestAddresses { tunnel, prefixes } => self.tell(
                 now,
                 tunnel,
@@ -259,7 +261,10 @@ impl Endpoint {
         }
     }
 
-    fn conn_of(&mut self, handle: TunnelHandle) -> Result<(usize, &mut Conn), CommandError> {
+    pub(super) fn conn_of(
+        &mut self,
+        handle: TunnelHandle,
+    ) -> Result<(usize, &mut Conn), CommandError> {
         let unknown = CommandError::UnknownConnection;
         let at = *self.ids.get(&handle.conn).ok_or(unknown)?;
         let conn = self.conns.get_mut(at).and_then(Option::as_mut);
@@ -336,6 +341,7 @@ impl Endpoint {
 
     /// Brings the deadlines of connections that did something up to date.
     fn refresh_deadlines(&mut self) {
+        let required = self.profile.ipv6_minimum != Ipv6Minimum::Follow;
         while let Some(at) = self.stale.pop() {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
@@ -347,7 +353,10 @@ impl Endpoint {
             let announce = conn
                 .tunnels
                 .iter()
-                .filter(|tunnel| !tunnel.announced || held(tunnel))
+                .filter(|tunnel| {
+                    let waits = required && tunnel.is_finding(at_now);
+                    !tunnel.announced || waits || held(tunnel)
+                })
                 .filter_map(|tunnel| tunnel.announce_by)
                 // An heir that has all it needs but nobody to inherit from waits for nothing.
                 .filter(|by| !conn.is_heir() || *by > at_now)
@@ -355,6 +364,9 @@ impl Endpoint {
             let expected = conn.tunnels.iter();
             let expected = expected.filter_map(|tunnel| Some(tunnel.expected?.until));
             let expected = expected.filter(|until| *until > at_now).min();
+            let probes = conn.tunnels.iter();
+            let probe = probes.filter_map(|tunnel| tunnel.probe?.due()).min();
+            let early = conn.early.until();
             let open = conn.closing.is_none() && !conn.bridge.is_closed();
             let expires = conn.expires.filter(|_| open);
             let handshake = conn.handshake_by.filter(|_| open);
@@ -365,6 +377,8 @@ impl Endpoint {
                 announce,
                 expected,
                 handover,
+                probe,
+                early,
                 expires,
                 handshake,
             ]

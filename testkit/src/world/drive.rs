@@ -7,7 +7,7 @@ use masque_core::wire::offload::VnetHdr;
 
 use super::host::{Action, Host, HostCx};
 use super::link::overhead;
-use super::{Input, NodeId, World};
+use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
 /// More than any honest endpoint does in one step.
@@ -158,6 +158,15 @@ impl World {
         data: &[u8],
     ) {
         self.trace.bytes(self.now, b'u', data);
+        if let Some(tap) = &mut self.tap {
+            tap.push(Tapped {
+                at: self.now,
+                node: id,
+                to,
+                ecn,
+                data: data.to_vec(),
+            });
+        }
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
         let Some((peer, _)) = self.owner(to) else {
             self.stats.unknown_destination += 1;

@@ -74,6 +74,21 @@ pub struct WorldStats {
     pub nobody_home: u64,
 }
 
+/// A UDP datagram that a node sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tapped {
+    /// When.
+    pub at: Duration,
+    /// Who.
+    pub node: NodeId,
+    /// To where.
+    pub to: SocketAddr,
+    /// The ECN codepoint it was to have.
+    pub ecn: Option<Ecn>,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
 /// Endpoints, inner hosts and links in virtual time.
 pub struct World {
     base: Instant,
@@ -88,6 +103,7 @@ pub struct World {
     max_segments: NonZeroUsize,
     stats: WorldStats,
     trace: Trace,
+    tap: Option<Vec<Tapped>>,
 }
 
 impl World {
@@ -107,6 +123,7 @@ impl World {
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            tap: None,
         }
     }
 
@@ -114,6 +131,16 @@ impl World {
     #[must_use]
     pub fn seed(&self) -> &Seed {
         &self.seed
+    }
+
+    /// Keeps a copy of every UDP datagram that nodes send from now on.
+    pub fn tap(&mut self) {
+        self.tap.get_or_insert_default();
+    }
+
+    /// What was sent since the last call, lost or not.
+    pub fn tapped(&mut self) -> Vec<Tapped> {
+        self.tap.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Turns trace lines on or off, in endpoints too.
