@@ -269,8 +269,8 @@ impl App for ServerApp {
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
-            // Never asked for: `resolve_names` is off.
-            Event::NameWanted { .. } | Event::TunnelRefused { .. } => {}
+            // The first is never asked for: `resolve_names` is off.
+            Event::NameWanted { .. } | Event::TunnelRefused { .. } | Event::HandedOver { .. } => {}
             Event::ShutdownComplete => cx.stop(),
         }
     }

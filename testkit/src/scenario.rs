@@ -70,6 +70,8 @@ pub struct Options {
     pub identity: fn(usize) -> Identity,
     /// How long client certificates are valid from [`crate::world::WALL`] on; not with [`Crypto::Null`].
     pub certificates_last: Option<Duration>,
+    /// Whether clients may resume TLS sessions; not with [`Crypto::Null`].
+    pub resumable: bool,
     /// Limits, on both sides.
     pub limits: Limits,
     /// The server's shards.
@@ -108,6 +110,7 @@ impl Default for Options {
             anonymous_clients: false,
             identity: client_identity,
             certificates_last: None,
+            resumable: false,
             limits: Limits::default(),
             sharding: Sharding::default(),
             resolve_names: false,
@@ -141,7 +144,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     world.set_tracing(options.trace);
     let crypto = Keys::of(options.crypto, world.seed())?;
     let address = server_address();
-    let config_of_server = server_config(options, crypto.server()?, &world);
+    let config_of_server = server_config(options, crypto.server(options.resumable)?, &world);
     let spec = |_| {
         let mut host = InnerHost::server(vec![INNER_V4, INNER_V6]);
         host.plan = options.server_plan.clone();
@@ -336,10 +339,13 @@ impl Keys {
         })
     }
 
-    pub(crate) fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
+    pub(crate) fn server(
+        &self,
+        resumable: bool,
+    ) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
         Ok(match self {
             Self::Null => NullServer::named(SERVER_NAME),
-            Self::Tls(authority) => authority.server(SERVER_NAME)?,
+            Self::Tls(authority) => authority.server_with(SERVER_NAME, resumable)?,
         })
     }
 

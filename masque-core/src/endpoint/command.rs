@@ -82,6 +82,22 @@ pub enum Command {
         /// The socket.
         socket: SocketId,
     },
+    /// The network changed: another connection to the server takes this one's place (client).
+    ///
+    /// It goes out of `socket`, and once its tunnel is open the device's packets go there;
+    /// [`super::Event::HandedOver`] says so. Until then, and for a moment after, the old one is used as well
+    /// as it can be.
+    HandOver {
+        /// The connection, which has a tunnel.
+        conn: ConnId,
+        /// The socket of the new network.
+        socket: SocketId,
+        /// The server's address as seen from there; `None` if it is the same.
+        remote: Option<SocketAddr>,
+        /// Whether the old socket leads nowhere any more: what is left of the old connection then goes out
+        /// of the new one, if it is of the same IP version.
+        lost: bool,
+    },
     /// A device's MTU was changed.
     PortMtu {
         /// The device.

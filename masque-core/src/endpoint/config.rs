@@ -192,6 +192,10 @@ pub struct TransportProfile {
     pub ipv6_minimum: Ipv6Minimum,
     /// Close after so long without anything from the peer.
     pub idle_timeout: Duration,
+    /// A connection is kept for so much longer than `idle_timeout`, with its tunnel, lease and queue, so that
+    /// a peer that comes back from a gap in its network goes on where it was. Holds where both sides have
+    /// it: the shorter time of the two decides (RFC 9000 §10.1).
+    pub linger: Duration,
     /// Send something after so long in silence.
     pub keep_alive: Option<Duration>,
     /// The round-trip time assumed before the first sample.
@@ -223,6 +227,7 @@ impl Default for TransportProfile {
             discover_mtu: true,
             ipv6_minimum: Ipv6Minimum::Follow,
             idle_timeout: Duration::from_secs(30),
+            linger: Duration::ZERO,
             keep_alive: Some(Duration::from_secs(10)),
             initial_rtt: Duration::from_millis(100),
             datagram_receive_buffer: 1 << 20,

@@ -1,7 +1,7 @@
 //! What the endpoint knows of one connection and its tunnels.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admit::Ticket;
 use super::bridge::Bridge;
@@ -9,6 +9,7 @@ use super::counters::DropReason;
 use super::early::Early;
 use super::event::CloseReason;
 use super::fq_codel::TunnelQueue;
+use super::heirs::Client;
 use super::ipv6::Probe;
 use super::rate::RateLimit;
 use super::routes::RouteTable;
@@ -24,6 +25,9 @@ use crate::wire::stream::Role;
 
 /// The least a link must carry for IPv6 (RFC 8200 §5).
 pub(super) const IPV6_MTU: u32 = 1280;
+
+/// How long the probes of a path are waited for at most.
+const PROBING: Duration = Duration::from_secs(3);
 
 /// One connection.
 pub(super) struct Conn {
@@ -59,6 +63,8 @@ pub(super) struct Conn {
     pub(super) early: Early,
     /// The scope asked for (client), for the event that tells of the tunnel.
     pub(super) asked: Scope,
+    /// What another connection in its place needs to know (client).
+    pub(super) client: Option<Box<Client>>,
 }
 
 impl Conn {
@@ -84,6 +90,35 @@ pub(super) enum Way {
     Down,
 }
 
+/// What was carried before, by the tunnel whose place this one took, or on the path it came from: the path
+/// it is on now may well carry that, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Expected {
+    pub(super) mtu: u32,
+    since: Instant,
+    /// Until then what is larger than shown so far waits.
+    pub(super) until: Instant,
+}
+
+impl Expected {
+    pub(super) fn new(mtu: u32, now: Instant, round_trip: Duration) -> Self {
+        let expected = Self {
+            mtu,
+            since: now,
+            until: now,
+        };
+        expected.over(round_trip)
+    }
+
+    /// The same, once a round trip has turned out to take so long: the path shows probe by probe what it
+    /// carries.
+    pub(super) fn over(mut self, round_trip: Duration) -> Self {
+        let patience = (round_trip * 10 + Duration::from_millis(100)).min(PROBING);
+        self.until = self.until.max(self.since + patience);
+        self
+    }
+}
+
 /// One established tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -105,6 +140,9 @@ pub(super) struct Tunnel {
     /// When it is told of whatever the path MTU is by then.
     pub(super) announce_by: Option<Instant>,
     pub(super) queue: TunnelQueue,
+    /// The tunnel whose place it takes (server), until its queue has moved.
+    pub(super) predecessor: Option<TunnelHandle>,
+    pub(super) expected: Option<Expected>,
     pub(super) icmp: RateLimit,
     /// Stands for this tunnel's rules where packets that continue others are let through with them; 0
     /// before the first packet.
@@ -124,11 +162,12 @@ impl Tunnel {
 
     /// The largest packet let into the queue.
     pub(super) fn admits(&self, now: Instant) -> u32 {
-        if self.header.is_some() && self.is_finding(now) {
+        let known = if self.header.is_some() && self.is_finding(now) {
             IPV6_MTU
         } else {
             self.mtu
-        }
+        };
+        known.max(self.may_carry(now))
     }
 
     /// Whether a packet may travel through this tunnel: its client end must be an address of the

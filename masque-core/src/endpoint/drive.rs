@@ -7,7 +7,7 @@ use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
-use super::conn::{Conn, Tunnel};
+use super::conn::{Conn, Expected, Tunnel};
 use super::early::Early;
 use super::shard::Notice;
 use super::turns::Budget;
@@ -62,6 +62,7 @@ impl Endpoint {
             resolving: Vec::new(),
             early: Early::default(),
             asked: crate::wire::scope::Scope::default(),
+            client: None,
         };
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
@@ -140,6 +141,12 @@ impl Endpoint {
         self.bridge_events = events;
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
+            // QUIC begins anew with what it knows of the path's size.
+            let round_trip = conn.bridge.round_trip();
+            for tunnel in conn.tunnels.iter_mut().filter(|it| it.announced) {
+                let expected = Expected::new(tunnel.mtu, now, round_trip);
+                tunnel.expected.get_or_insert(expected);
+            }
             if conn.known.is_some() {
                 let remote = conn.remote;
                 self.turns.know(&mut conn, Some(remote));
@@ -149,6 +156,10 @@ impl Endpoint {
                 remote: conn.remote,
             });
         }
+        self.update_mtu(now, &mut conn);
+        if conn.client.is_some() {
+            self.try_take_over(now, &mut conn);
+        }
         self.collect_session_trace(&mut conn);
         self.turns.wake(at, &mut conn);
         self.put_back(at, conn);
@@ -156,6 +167,7 @@ impl Endpoint {
         for id in std::mem::take(&mut self.to_replace) {
             self.obey(now, Notice::Replace(id));
         }
+        self.discard(now);
     }
 
     /// Puts a connection back where it was, or forgets it once QUIC has.
@@ -251,11 +263,13 @@ impl Endpoint {
                     from: "handshake",
                     to: "connected",
                 });
-                self.events.push_back(Event::Connected {
-                    conn: conn.id,
-                    remote: conn.bridge.remote(),
-                    identity: conn.identity.clone(),
-                });
+                if !conn.is_heir() {
+                    self.events.push_back(Event::Connected {
+                        conn: conn.id,
+                        remote: conn.bridge.remote(),
+                        identity: conn.identity.clone(),
+                    });
+                }
             }
             BridgeEvent::Lost(reason) => {
                 if conn.pays.is_some() {
@@ -276,6 +290,12 @@ impl Endpoint {
             SessionEvent::PeerSettings(_) | SessionEvent::GoAway => {}
             SessionEvent::Requested { tunnel, request } => {
                 self.on_requested(now, conn, tunnel, request)
+            }
+            SessionEvent::ResponseFields { fields, .. } => self.on_response_fields(conn, &fields),
+            SessionEvent::Refused { .. } if conn.is_heir() => self.heir_failed(now, conn),
+            SessionEvent::TunnelEnded { tunnel, .. } if conn.is_heir() => {
+                self.forget_tunnel(conn, tunnel);
+                self.heir_failed(now, conn);
             }
             SessionEvent::Established { tunnel, .. } => {
                 conn.early.open();
@@ -372,14 +392,21 @@ impl Endpoint {
         if std::mem::replace(&mut conn.closed_told, true) {
             return;
         }
+        self.disinherit(conn);
+        let is_heir = conn.is_heir();
+        if is_heir {
+            self.heir_failed(self.now, conn);
+        }
         let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
         for handle in left {
             self.forget_tunnel(conn, handle.tunnel);
             let reason = TunnelClosed::ConnectionEnded;
-            self.events.push_back(Event::TunnelDown {
-                tunnel: handle,
-                reason,
-            });
+            if !is_heir {
+                self.events.push_back(Event::TunnelDown {
+                    tunnel: handle,
+                    reason,
+                });
+            }
         }
         self.forget_identity(conn);
         self.turns.know(conn, None);
@@ -388,10 +415,12 @@ impl Endpoint {
             from: "connected",
             to: "closed",
         });
-        self.events.push_back(Event::ConnectionClosed {
-            conn: conn.id,
-            reason,
-        });
+        if !is_heir {
+            self.events.push_back(Event::ConnectionClosed {
+                conn: conn.id,
+                reason,
+            });
+        }
     }
 
     pub(super) fn collect_session_trace(&mut self, conn: &mut Conn) {

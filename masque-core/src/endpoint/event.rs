@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::config::Lease;
-use super::types::{ConnId, Identity, TunnelHandle};
+use super::types::{ConnId, Identity, SocketId, TunnelHandle};
 use crate::session::TunnelEnd;
 use crate::wire::capsule::RouteAdvertisement;
 use crate::wire::prefix::IpPrefix;
@@ -38,6 +38,19 @@ pub enum Event {
         identity: Option<Identity>,
         /// What it is for.
         scope: Scope,
+    },
+    /// A tunnel has taken another's place: the device's packets go there, its routes hold, and what it
+    /// was assigned follows in [`Event::Addresses`], [`Event::Routes`] and [`Event::Mtu`] where it differs.
+    /// The old one still takes packets in, until it is told of as ended (client).
+    HandedOver {
+        /// The old tunnel.
+        from: TunnelHandle,
+        /// The new one, which was not told of before.
+        to: TunnelHandle,
+        /// The socket of its connection.
+        socket: SocketId,
+        /// The server's address.
+        remote: SocketAddr,
     },
     /// The server refused the request (client).
     TunnelRefused {

@@ -73,6 +73,8 @@ impl Endpoint {
             }
             let step = match tunnel.probe {
                 _ if tunnel.is_finding(now) => Step::Nothing,
+                // On a path it has just come to.
+                _ if tunnel.mtu < IPV6_MTU && tunnel.may_carry(now) >= IPV6_MTU => Step::Nothing,
                 _ if tunnel.mtu < IPV6_MTU => Step::Abort,
                 None => Step::Ask(0),
                 Some(Probe::Waiting { sent, due, .. }) if due <= now => match sent < probes {

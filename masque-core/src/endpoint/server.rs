@@ -146,15 +146,24 @@ impl Endpoint {
             conn: conn.id,
             tunnel: id,
         };
-        // A second tunnel of one connection has addresses of its own; another connection of the
-        // same identity takes its addresses over.
         self.expire_leases();
         let wall = self.clock.now();
-        let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
-        let given = self.seat.shared.change_leases(|registry| match &leased {
-            Some(identity) => registry.book.lease(identity, wall),
-            None => registry.book.lend().map(|addresses| (addresses, None)),
-        });
+        let predecessor = self.redeem(conn, &request);
+        let inherited = predecessor.and_then(|old| self.inherit(old, handle));
+        // A second tunnel of one connection has addresses of its own; another connection of the
+        // same identity takes its addresses over.
+        let leased = conn.identity.clone();
+        let leased = leased.filter(|_| inherited.is_some() || conn.tunnels.is_empty());
+        let given = self
+            .seat
+            .shared
+            .change_leases(|registry| match (inherited, &leased) {
+                (Some(addresses), Some(identity)) => {
+                    Ok((addresses, registry.book.touch(identity, wall)))
+                }
+                (_, Some(identity)) => registry.book.lease(identity, wall),
+                (_, None) => registry.book.lend().map(|addresses| (addresses, None)),
+            });
         let Ok((addresses, changed)) = given else {
             self.refuse(
                 conn,
@@ -164,15 +173,13 @@ impl Endpoint {
             );
             return;
         };
-        if conn
-            .bridge
-            .session()
-            .handle_command(SessionCommand::Accept { tunnel: id })
-            .is_err()
-        {
+        // What is lent for one tunnel ends with it: there is nothing to hand over.
+        if !self.accept_tunnel(conn, id, leased.as_ref()) {
+            let book = &mut self.seat.shared.registry().book;
             if leased.is_none() {
-                self.seat.shared.registry().book.give_back(&addresses);
+                book.give_back(&addresses);
             }
+            book.end_reservation(handle);
             return;
         }
         self.events.extend(changed.map(Event::LeaseChanged));
@@ -197,8 +204,9 @@ impl Endpoint {
         });
         // Most clients have one.
         conn.tunnels.reserve_exact(1);
-        conn.tunnels
-            .push(self.new_tunnel(now, handle, request.scope, addresses, lent, routes));
+        let mut tunnel = self.new_tunnel(now, handle, request.scope, addresses, lent, routes);
+        tunnel.predecessor = predecessor;
+        conn.tunnels.push(tunnel);
     }
 
     pub(super) fn new_tunnel(
@@ -222,6 +230,8 @@ impl Endpoint {
             probe: None,
             announce_by: None,
             queue: TunnelQueue::default(),
+            predecessor: None,
+            expected: None,
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
             verdict: 0,
             sent_packets: 0,
@@ -353,6 +363,7 @@ impl Endpoint {
             let release = |prefix: &IpPrefix| Change::Release(*prefix, tunnel.handle);
             self.change_owners(&tunnel.addresses.iter().map(release).collect::<Vec<_>>());
             let wall = self.clock.now();
+            self.withdraw(conn.identity.as_ref(), tunnel.handle);
             let identity = conn.identity.as_ref().filter(|_| tunnel.lent.is_empty());
             let touched = self.seat.shared.change_leases(|registry| {
                 registry.book.give_back(&tunnel.lent);

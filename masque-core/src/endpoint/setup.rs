@@ -223,7 +223,8 @@ fn transport_config(
     keep_alive: Option<Duration>,
 ) -> Result<TransportConfig, &'static str> {
     let too_long = |_: VarIntBoundsExceeded| "idle timeout too long";
-    let idle = IdleTimeout::try_from(profile.idle_timeout).map_err(too_long)?;
+    let idle = profile.idle_timeout.saturating_add(profile.linger);
+    let idle = IdleTimeout::try_from(idle).map_err(too_long)?;
     if !(1200..=65_507).contains(&profile.initial_mtu) {
         return Err("initial_mtu must be 1200 to 65507");
     }

@@ -62,9 +62,11 @@ impl Endpoint {
                     "certificate expired",
                 );
             }
+            self.mind(now, at);
             self.drive(now, at);
         }
         self.due = due;
+        self.discard(now);
         self.accept_waiting(now);
         self.expire_leases();
         if self.shutdown.is_some_and(|end| end <= now) {
@@ -198,6 +200,12 @@ impl Endpoint {
                 }
                 Ok(())
             }
+            Command::HandOver {
+                conn,
+                socket,
+                remote,
+                lost,
+            } => self.hand_over(now, conn, socket, remote, lost),
             Command::PortMtu { port, mtu } => {
                 let port = self.fwd.port_mut(port).ok_or(CommandError::UnknownDevice)?;
                 port.config.mtu = mtu;
@@ -350,17 +358,25 @@ impl Endpoint {
                     !tunnel.announced || waits || held(tunnel)
                 })
                 .filter_map(|tunnel| tunnel.announce_by)
+                // An heir that has all it needs but nobody to inherit from waits for nothing.
+                .filter(|by| !conn.is_heir() || *by > at_now)
                 .min();
+            let expected = conn.tunnels.iter();
+            let expected = expected.filter_map(|tunnel| Some(tunnel.expected?.until));
+            let expected = expected.filter(|until| *until > at_now).min();
             let probes = conn.tunnels.iter();
             let probe = probes.filter_map(|tunnel| tunnel.probe?.due()).min();
             let early = conn.early.until();
             let open = conn.closing.is_none() && !conn.bridge.is_closed();
             let expires = conn.expires.filter(|_| open);
             let handshake = conn.handshake_by.filter(|_| open);
+            let handover = conn.handover_due().filter(|_| open);
             let due = [
                 quic,
                 session.map(|(at, _)| at),
                 announce,
+                expected,
+                handover,
                 probe,
                 early,
                 expires,
@@ -392,6 +408,7 @@ impl Endpoint {
             _ if quic == Some(due) => TimerReason::Quic(conn.id),
             _ if conn.handshake_by == Some(due) => TimerReason::Handshakes,
             _ if conn.expires == Some(due) => TimerReason::CertificateExpiry(conn.id),
+            _ if conn.handover_due() == Some(due) => TimerReason::Handover(conn.id),
             _ => TimerReason::PathMtu(conn.id),
         }
     }

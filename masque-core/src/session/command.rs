@@ -101,6 +101,14 @@ pub enum Command {
         /// The requested tunnel.
         tunnel: TunnelId,
     },
+    /// Answer a request with 200 and further fields; [`CommandError::Limit`] where the peer takes no
+    /// field section of that size, and the request still waits.
+    AcceptWith {
+        /// The requested tunnel.
+        tunnel: TunnelId,
+        /// The fields: none of them a pseudo-header, names in lower case.
+        fields: FieldList,
+    },
     /// Answer a request with an error status, and end the stream.
     Refuse {
         /// The requested tunnel.

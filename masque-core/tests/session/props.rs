@@ -249,6 +249,7 @@ impl Watched {
                     assert_eq!(self.tunnels.insert(tunnel, true), None);
                 }
                 Event::Established { tunnel, .. }
+                | Event::ResponseFields { tunnel, .. }
                 | Event::AddressesAssigned { tunnel, .. }
                 | Event::AddressesRequested { tunnel, .. }
                 | Event::RoutesAdvertised { tunnel, .. }

@@ -135,6 +135,10 @@ impl World {
             .sockets
             .get(transmit.socket.0 as usize)
             .unwrap_or_else(|| panic!("{name}: no socket {:?}", transmit.socket));
+        if node.down.contains(&transmit.socket.0) {
+            self.stats.no_link += 1;
+            return;
+        }
         if let Some(ip) = transmit.src_ip
             && node.sockets.iter().any(|own| own.ip() == ip)
         {

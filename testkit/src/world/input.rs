@@ -98,6 +98,15 @@ pub enum Input {
         /// Whether the endpoint is told; it is not when a NAT did it.
         tell: bool,
     },
+    /// A socket's network is gone, or back: nothing leaves by it or arrives there meanwhile.
+    Socket {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        socket: SocketId,
+        /// Whether it is there.
+        up: bool,
+    },
     /// A node stops without a word.
     Stop {
         /// Who.

@@ -491,6 +491,17 @@ impl World {
                 });
                 (Some(node), words)
             }
+            Input::Socket { node, socket, up } => {
+                let words = format!("<- socket {} {}", socket.0, if up { "up" } else { "down" });
+                self.log(node, &words);
+                let down = &mut self.nodes[node.0].down;
+                if up {
+                    down.remove(&socket.0);
+                } else {
+                    down.insert(socket.0);
+                }
+                (Some(node), words)
+            }
             Input::Stop { node } => {
                 self.stop(node);
                 self.log(node, "stops");
@@ -569,6 +580,9 @@ impl World {
         self.nodes.iter().enumerate().find_map(|(index, node)| {
             let socket = node.sockets.iter().position(|own| *own == address)?;
             let socket = u32::try_from(socket).ok()?;
+            if node.down.contains(&socket) {
+                return None;
+            }
             Some((NodeId(index), SocketId(socket)))
         })
     }

@@ -5,6 +5,7 @@ mod common;
 mod early;
 mod fairness;
 mod forwarding;
+mod handover;
 mod identity;
 mod ipv6;
 mod leases;
