@@ -15,7 +15,7 @@ use masque_core::wire::scope::Scope;
 use masque_core::wire::template::UriTemplate;
 
 use crate::crypto::null::{NullClient, NullServer};
-use crate::crypto::{Authority, TlsError, real, seeded};
+use crate::crypto::{Authority, Secrets, TlsError, real, seeded};
 use crate::seed::Seed;
 use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, Sharding, World};
 
@@ -137,6 +137,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     let mut world = World::new(options.seed);
     world.set_tracing(options.trace);
     let crypto = Keys::of(options.crypto, world.seed())?;
+    world.keep_secrets(crypto.secrets());
     let address = server_address();
     let config_of_server = server_config(options, crypto.server()?, &world);
     let spec = |_| {
@@ -330,6 +331,14 @@ impl Keys {
             Crypto::Seeded => Self::Tls(Box::new(seeded::authority(seed)?)),
             Crypto::Real => Self::Tls(Box::new(real::authority()?)),
         })
+    }
+
+    /// Where the secrets of all connections are collected.
+    pub(crate) fn secrets(&self) -> Option<Arc<Secrets>> {
+        match self {
+            Self::Null => None,
+            Self::Tls(authority) => Some(authority.secrets()),
+        }
     }
 
     pub(crate) fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {

@@ -8,6 +8,7 @@ use super::types::TunnelHandle;
 use super::{ConnId, ConnectError, Endpoint, Target, setup};
 use crate::error::H3Code;
 use crate::session::{CloseHow, Command as SessionCommand, TunnelId, TunnelRequest};
+use crate::trace::{Layer, TraceEvent, What};
 use crate::wire::capsule::{AddressAssign, RouteAdvertisement};
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::{Scope, Target as ScopeTarget};
@@ -46,6 +47,10 @@ impl Endpoint {
             target.remote,
             None,
         );
+        self.trace(Some(id), || What::State {
+            from: "none",
+            to: "handshake",
+        });
         if let Some(conn) = self.conns[handle.0].as_mut() {
             let value =
                 (target.scope.target != ScopeTarget::Any).then(|| target.scope.target_value());
@@ -103,6 +108,10 @@ impl Endpoint {
         let Some(tunnel) = conn.tunnel_mut(id) else {
             return;
         };
+        self.trace.record(|| {
+            let (from, to) = ("tunnel none", "tunnel established");
+            about(handle, What::State { from, to })
+        });
         tunnel.header = header;
         // Three round trips are enough for one probe of the path MTU to come back.
         tunnel.announce_by = Some(now + rtt * 3 + Duration::from_millis(100));
@@ -187,6 +196,7 @@ impl Endpoint {
             .fwd
             .port(conn.port)
             .map_or(1500, |port| port.config.mtu);
+        let trace = &mut self.trace;
         for tunnel in &mut conn.tunnels {
             let Some(announce_by) = tunnel.announce_by else {
                 continue;
@@ -201,6 +211,7 @@ impl Endpoint {
             };
             if tunnel.announced {
                 if mtu != tunnel.mtu {
+                    trace.record(|| about(tunnel.handle, mtu_changed(tunnel.mtu, mtu)));
                     tunnel.mtu = mtu;
                     self.events.push_back(Event::Mtu {
                         tunnel: tunnel.handle,
@@ -209,9 +220,16 @@ impl Endpoint {
                 }
                 continue;
             }
+            if mtu != tunnel.mtu {
+                trace.record(|| about(tunnel.handle, mtu_changed(tunnel.mtu, mtu)));
+            }
             tunnel.mtu = mtu;
             if mtu >= 1280 || now >= announce_by || conn.role == Role::Server {
                 tunnel.announced = true;
+                trace.record(|| {
+                    let (from, to) = ("tunnel established", "tunnel up");
+                    about(tunnel.handle, What::State { from, to })
+                });
                 let handle = tunnel.handle;
                 let scope: Scope = tunnel.scope.clone();
                 self.events.push_back(Event::TunnelUp {
@@ -238,5 +256,23 @@ impl Endpoint {
                 }
             }
         }
+    }
+}
+
+/// A trace event about a tunnel.
+pub(super) fn about(tunnel: TunnelHandle, what: What) -> TraceEvent {
+    TraceEvent {
+        layer: Layer::Endpoint,
+        connection: Some(tunnel.conn.0),
+        stream: None,
+        what,
+    }
+}
+
+fn mtu_changed(from: u32, to: u32) -> What {
+    What::Changed {
+        name: "tunnel mtu",
+        from: from.into(),
+        to: to.into(),
     }
 }

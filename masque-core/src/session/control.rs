@@ -41,6 +41,17 @@ enum PeerStream {
     Decoder(DecoderStream),
 }
 
+impl PeerStream {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Type { .. } => "Type",
+            Self::Control => "Control",
+            Self::Encoder(_) => "Encoder",
+            Self::Decoder(_) => "Decoder",
+        }
+    }
+}
+
 /// All unidirectional streams of a session.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -197,6 +208,7 @@ impl Control {
     fn ignore(&mut self, stream: StreamId, out: &mut Effects) {
         self.peers.remove(&stream);
         self.ended.insert(stream);
+        out.state(Some(stream), "Type", "Ignored");
         out.quic(QuicOutput::Stop {
             stream,
             code: H3Code::STREAM_CREATION_ERROR,
@@ -234,6 +246,7 @@ impl Control {
         if core::mem::replace(taken, true) {
             return Err(WireErrorKind::StreamCreation);
         }
+        out.state(Some(stream), "Type", state.name());
         self.peers.insert(stream, state);
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! masque-lab: runs and steps simulated worlds.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use masque_testkit::lab::{self, Comparison, LabError, Scenario};
+use masque_testkit::lab::{
+    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Scenario, Sweeping,
+};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
 #[derive(Parser)]
@@ -18,18 +20,25 @@ struct Cli {
 enum Command {
     /// Runs the scenario to its end and says what came of it.
     Run {
-        /// Print every input and output.
-        #[arg(long)]
-        trace: bool,
+        #[command(flatten)]
+        outputs: Outputs,
         #[command(flatten)]
         scenario: Scenario,
     },
+    /// Shows where two traces part.
+    Diff(Comparing),
+    /// Runs the scenario and draws a ladder diagram and plots, as SVG.
+    Draw(Drawing),
+    /// Says in words what bytes mean.
+    Explain(Question),
     /// Judges tunnels on named paths: goodput, voice beside it, and what they leave to others.
     Profiles {
         #[command(flatten)]
         comparison: Box<Comparison>,
     },
-    /// Takes one input at a time; commands come from standard input.
+    /// Runs many seeds on many paths and writes a page about them.
+    Sweep(Sweeping),
+    /// Takes one input at a time, on the terminal, or by commands from standard input if that is none.
     Step {
         #[command(flatten)]
         scenario: Scenario,
@@ -39,8 +48,13 @@ enum Command {
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
-        Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
+        Command::Run { outputs, scenario } => lab::run(&scenario, &outputs, &mut out),
+        Command::Diff(what) => lab::diff(&what, &mut out),
+        Command::Draw(what) => lab::draw(&what, &mut out),
+        Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
+        Command::Sweep(what) => lab::sweep(&what, &mut out),
+        Command::Step { scenario } if io::stdin().is_terminal() => lab::terminal(&scenario),
         Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
     };
     drop(out);

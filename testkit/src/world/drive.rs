@@ -7,6 +7,7 @@ use masque_core::wire::offload::VnetHdr;
 
 use super::host::{Action, Host, HostCx};
 use super::link::overhead;
+use super::trace::Place;
 use super::{Input, NodeId, World};
 use crate::packet;
 
@@ -111,7 +112,8 @@ impl World {
     pub(super) fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
         if self.trace.is_on() {
             for event in endpoint.take_trace() {
-                self.log(id, event);
+                let name = &self.nodes[id.0].name;
+                self.trace.core(self.now, name, event);
             }
         }
     }
@@ -153,7 +155,9 @@ impl World {
         ecn: Option<Ecn>,
         data: &[u8],
     ) {
-        self.trace.bytes(self.now, b'u', data);
+        let name = &self.nodes[id.0].name;
+        let place = Place::Sent { from, to };
+        self.trace.packet(self.now, name, place, data);
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
         let Some((peer, _)) = self.owner(to) else {
             self.stats.unknown_destination += 1;
@@ -214,7 +218,8 @@ impl World {
     }
 
     fn deliver(&mut self, id: NodeId, port: PortId, header: VnetHdr, packet: &[u8]) {
-        self.trace.bytes(self.now, b't', packet);
+        let name = &self.nodes[id.0].name;
+        self.trace.packet(self.now, name, Place::OutOfTun, packet);
         self.log(id, format_args!("-> tun {}", packet::summary(packet)));
         let node = &mut self.nodes[id.0];
         let config = node.config.ports.iter().find(|config| config.id == port);

@@ -28,6 +28,7 @@ mod trace;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -39,8 +40,9 @@ pub use input::Input;
 pub use link::{Bursts, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
 pub use shards::{Sharding, Steering};
-pub use trace::Trace;
+pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 
+use crate::crypto::Secrets;
 use crate::packet;
 use crate::seed::Seed;
 use link::Link;
@@ -88,6 +90,7 @@ pub struct World {
     max_segments: NonZeroUsize,
     stats: WorldStats,
     trace: Trace,
+    secrets: Option<Arc<Secrets>>,
 }
 
 impl World {
@@ -107,6 +110,7 @@ impl World {
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            secrets: None,
         }
     }
 
@@ -124,6 +128,39 @@ impl World {
                 endpoint.set_tracing(on);
             }
         }
+    }
+
+    /// Keeps, or stops keeping, the bytes of every packet that crosses the surface of a node.
+    pub fn set_capturing(&mut self, on: bool) {
+        self.trace.set_capturing(on);
+    }
+
+    /// Notes where the TLS secrets of this world's nodes are collected.
+    pub fn keep_secrets(&mut self, secrets: Option<Arc<Secrets>>) {
+        self.secrets = secrets;
+    }
+
+    /// The TLS secrets of this world's nodes; `None` without TLS.
+    #[must_use]
+    pub fn secrets(&self) -> Option<&Secrets> {
+        self.secrets.as_deref()
+    }
+
+    /// Takes the next input away before it happens; `None` if a deadline comes first or nothing is
+    /// left.
+    pub fn drop_next(&mut self) -> Option<(Duration, Input)> {
+        self.peek()?;
+        let ((at, _), input) = self.queue.pop_first()?;
+        Some((at, input))
+    }
+
+    /// Changes the next input before it happens; `false` if a deadline comes first or nothing is left.
+    pub fn edit_next(&mut self, edit: impl FnOnce(&mut Input)) -> bool {
+        if self.peek().is_none() {
+            return false;
+        }
+        let next = self.queue.values_mut().next();
+        next.map(edit).is_some()
     }
 
     /// Asks endpoints for at most so many datagrams per transmit.
@@ -399,6 +436,8 @@ impl World {
             Input::Packet { node, port, data } => {
                 let node = self.steer_packet(node, &data);
                 let words = format!("<- tun {}", packet::summary(&data));
+                let name = &self.nodes[node.0].name;
+                self.trace.packet(self.now, name, Place::IntoTun, &data);
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
@@ -521,6 +560,9 @@ impl World {
             self.stats.nobody_home += 1;
             return (None, format!("{words}: nobody home"));
         };
+        let name = &self.nodes[id.0].name;
+        let place = Place::Received { from, to };
+        self.trace.packet(self.now, name, place, data);
         let meta = RecvMeta {
             socket,
             remote: from,
