@@ -9,7 +9,7 @@ use clap::Args;
 use masque_core::trace::{Layer, What};
 
 use super::outputs::save;
-use super::{LIMIT, LabError, Samples, Scenario, chart, quic, sample};
+use super::{LabError, Samples, Scenario, chart, quic, sample};
 use crate::world::{Captured, Place, Said, World};
 
 /// What is drawn.
@@ -34,10 +34,12 @@ pub struct Drawing {
 /// # Errors
 /// [`LabError`].
 pub fn draw(what: &Drawing, out: &mut impl Write) -> Result<(), LabError> {
-    let mut world = what.scenario.build(true)?;
+    let stage = what.scenario.build(true)?;
+    let limit = stage.limit();
+    let mut world = stage.into_world();
     world.set_capturing(true);
     let every = Duration::from_millis(what.every.max(1));
-    let samples = sample(&mut world, LIMIT, every);
+    let samples = sample(&mut world, limit, every);
     let files = [
         ("ladder.svg", ladder(&world, what.rows)),
         ("plots.svg", plots(&samples)),

@@ -1,5 +1,6 @@
 //! Bytes in words: where each part stands, what it says, and where they are wrong.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
@@ -8,7 +9,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use masque_core::wire::capsule::{CapsuleDecoder, CapsuleLimits};
+use masque_core::WireError;
+use masque_core::wire::capsule::{CapsuleDecoder, CapsuleEvent, CapsuleLimits};
 use masque_core::wire::ip::PacketInfo;
 use masque_core::wire::qpack;
 use masque_core::wire::settings::Settings;
@@ -28,6 +30,9 @@ pub struct Question {
     /// What the bytes are.
     #[arg(long = "as", value_enum, default_value_t = Kind::Auto)]
     pub kind: Kind,
+    /// Change every single bit of the capsules, one at a time, and count what comes of it.
+    #[arg(long)]
+    pub flip: bool,
 }
 
 /// What bytes are.
@@ -55,10 +60,46 @@ pub enum Kind {
 /// [`LabError::Bytes`] if there are none, [`LabError::Wrong`] if they are wrong, after they were explained.
 pub fn explain(question: &Question, out: &mut impl Write) -> Result<(), LabError> {
     let bytes = read(&question.bytes)?;
+    if question.flip {
+        out.write_all(flips(&bytes).as_bytes())?;
+        return Ok(());
+    }
     let (kind, text, wrong) = in_words(question.kind, &bytes);
     writeln!(out, "{kind:?}, {} bytes", bytes.len())?;
     out.write_all(text.as_bytes())?;
     wrong.map_or(Ok(()), |wrong| Err(LabError::Wrong(wrong)))
+}
+
+/// How often each verdict is reached when one bit of the capsules is another.
+fn flips(bytes: &[u8]) -> String {
+    let mut verdicts: BTreeMap<String, usize> = BTreeMap::new();
+    for bit in 0..bytes.len() * 8 {
+        let mut changed = bytes.to_vec();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let verdict = match judge(Bytes::from(changed), true) {
+            Ok(skipped) if skipped > 0 => "taken, with something skipped".to_owned(),
+            Ok(_) => "taken".to_owned(),
+            Err(error) => format!("{}: {}", error.code(), error.kind),
+        };
+        *verdicts.entry(verdict).or_default() += 1;
+    }
+    let each = verdicts.iter();
+    let each = each.map(|(verdict, count)| format!("{count:>6}  {verdict}\n"));
+    each.collect()
+}
+
+/// What is legal is for the decoder that judges peers to say. Gives how many capsules it skips.
+fn judge(mut bytes: Bytes, whole: bool) -> Result<usize, WireError> {
+    let mut decoder = CapsuleDecoder::new(CapsuleLimits::default());
+    let mut skipped = 0;
+    loop {
+        match decoder.decode(&mut bytes)? {
+            Some(CapsuleEvent::Capsule(_)) => {}
+            Some(_) => skipped += 1,
+            None if whole => return decoder.finish().map(|()| skipped),
+            None => return Ok(skipped),
+        }
+    }
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, LabError> {
@@ -198,18 +239,8 @@ impl<'a> Walk<'a> {
         while self.at < end {
             self.capsule(end)?;
         }
-        // What is legal is for the decoder that judges peers to say.
-        let mut decoder = CapsuleDecoder::new(CapsuleLimits::default());
-        let mut bytes = Bytes::copy_from_slice(&self.bytes[start..end]);
-        let judged = loop {
-            match decoder.decode(&mut bytes) {
-                Ok(Some(_)) => {}
-                Ok(None) if whole => break decoder.finish(),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        judged.map_err(|error| {
+        let judged = judge(Bytes::copy_from_slice(&self.bytes[start..end]), whole);
+        judged.map(drop).map_err(|error| {
             let error = error.shifted(start);
             format!("{error}; answered with {}", error.code())
         })

@@ -32,20 +32,25 @@ pub use stepper::{step, terminal};
 pub use sweep::{Sweeping, sweep};
 
 use crate::crypto::TlsError;
-use crate::scenario::{self, Crypto, Options};
+use crate::scenario::file::{FileError, ScenarioFile};
+use crate::scenario::play::{Run, RunOptions};
+use crate::scenario::{self, Crypto, Options, Star};
 use crate::traffic::profile;
 use crate::world::World;
 
 /// A run ends here at the latest: a world whose nodes keep each other alive would go on for ever.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// The scenario and its parameters.
+/// The scenario and its parameters: a file, or clients around a server that echo both ways.
 #[derive(Args, Clone, Debug)]
 pub struct Scenario {
-    /// Decides every random choice.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// The path between the nodes, by name; what is given besides changes it.
+    /// A scenario file. It says itself what crosses and what happens; seed, profile and crypto can be
+    /// given besides.
+    pub file: Option<PathBuf>,
+    /// Decides every random choice; that of the file, or 0.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The path between the nodes, by name.
     #[arg(long)]
     pub profile: Option<String>,
     /// Packets lost on the way, in per cent.
@@ -73,8 +78,8 @@ pub struct Scenario {
     #[arg(long, default_value_t = 10)]
     pub rounds: u32,
     /// How packets are protected.
-    #[arg(long, value_enum, default_value_t = CryptoArg::Null)]
-    pub crypto: CryptoArg,
+    #[arg(long, value_enum)]
+    pub crypto: Option<CryptoArg>,
 }
 
 /// How packets are protected.
@@ -95,20 +100,16 @@ impl Scenario {
     /// [`LabError::Name`] for a profile there is not.
     pub fn options(&self, trace: bool) -> Result<Options, LabError> {
         let mut options = Options {
-            seed: self.seed,
+            seed: self.seed.unwrap_or_default(),
             clients: self.clients,
-            crypto: match self.crypto {
-                CryptoArg::Null => Crypto::Null,
-                CryptoArg::Seeded => Crypto::Seeded,
-                CryptoArg::Real => Crypto::Real,
-            },
+            crypto: self.crypto.map_or(Crypto::Null, Crypto::from),
             trace,
             ..Options::default()
         };
         let link = &mut options.link;
         if let Some(name) = &self.profile {
-            let found = profile::named(name).ok_or_else(|| LabError::Name(name.clone()))?;
-            *link = found.link;
+            let found = profile::path(name).ok_or_else(|| LabError::Name(name.clone()))?;
+            *link = found.up;
         }
         if let Some(delay) = self.delay {
             link.delay = Duration::from_millis(delay);
@@ -136,20 +137,40 @@ impl Scenario {
     ///
     /// # Errors
     /// [`LabError`].
-    pub fn build(&self, trace: bool) -> Result<World, LabError> {
-        Ok(scenario::star(&self.options(trace)?)?.world)
+    pub fn build(&self, trace: bool) -> Result<Stage, LabError> {
+        let Some(path) = &self.file else {
+            let star = scenario::star(&self.options(trace)?)?;
+            return Ok(Stage::Star(Box::new(star)));
+        };
+        let run = ScenarioFile::read(path)?.build(&RunOptions {
+            seed: self.seed,
+            profile: self.profile.clone(),
+            crypto: self.crypto.map(Crypto::from),
+            length: None,
+            trace,
+        })?;
+        Ok(Stage::File(Box::new(run)))
     }
 
     /// The arguments that make this scenario again.
     #[must_use]
     pub fn arguments(&self) -> String {
-        let mut out = format!("--seed {}", self.seed);
+        let mut out = String::new();
+        if let Some(file) = &self.file {
+            out.push_str(&format!("{} ", file.display()));
+        }
+        out.push_str(&format!("--seed {}", self.seed.unwrap_or_default()));
         let mut add = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 out.push_str(&format!(" --{name} {value}"));
             }
         };
         add("profile", self.profile.clone());
+        let crypto = self.crypto.and_then(|crypto| crypto.to_possible_value());
+        add("crypto", crypto.map(|crypto| crypto.get_name().to_owned()));
+        if self.file.is_some() {
+            return out;
+        }
         add("loss", self.loss.map(|loss| loss.to_string()));
         add("delay", self.delay.map(|delay| delay.to_string()));
         add("jitter", self.jitter.map(|jitter| jitter.to_string()));
@@ -158,10 +179,83 @@ impl Scenario {
         add("mtu", self.mtu.map(|mtu| mtu.to_string()));
         add("clients", Some(self.clients.to_string()));
         add("rounds", Some(self.rounds.to_string()));
-        if let Some(crypto) = self.crypto.to_possible_value() {
-            add("crypto", Some(crypto.get_name().to_owned()));
-        }
         out
+    }
+}
+
+impl From<CryptoArg> for Crypto {
+    fn from(arg: CryptoArg) -> Self {
+        match arg {
+            CryptoArg::Null => Self::Null,
+            CryptoArg::Seeded => Self::Seeded,
+            CryptoArg::Real => Self::Real,
+        }
+    }
+}
+
+/// A scenario made into a world, at time 0.
+pub enum Stage {
+    /// Clients around a server that echo both ways.
+    Star(Box<Star>),
+    /// From a file.
+    File(Box<Run>),
+}
+
+impl Stage {
+    /// The world.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        match self {
+            Self::Star(star) => &star.world,
+            Self::File(run) => &run.star.world,
+        }
+    }
+
+    /// The world, to be stepped.
+    pub fn world_mut(&mut self) -> &mut World {
+        match self {
+            Self::Star(star) => &mut star.world,
+            Self::File(run) => &mut run.star.world,
+        }
+    }
+
+    /// The world alone.
+    #[must_use]
+    pub fn into_world(self) -> World {
+        match self {
+            Self::Star(star) => star.world,
+            Self::File(run) => run.star.world,
+        }
+    }
+
+    /// When it ends at the latest.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        match self {
+            Self::Star(_) => LIMIT,
+            Self::File(run) => run.length,
+        }
+    }
+
+    /// What can be said of it in numbers, one line each.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let Self::File(run) = self else {
+            return String::new();
+        };
+        let metrics = run.metrics().into_iter();
+        metrics
+            .map(|one| format!("# {} {}: {:.3}\n", one.client, one.name, one.value))
+            .collect()
+    }
+
+    /// What the file expected and did not come.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        match self {
+            Self::Star(_) => Vec::new(),
+            Self::File(run) => run.failures(),
+        }
     }
 }
 
@@ -174,9 +268,12 @@ pub enum LabError {
     /// Two traces differ.
     #[error("the traces differ from line {0} on")]
     Differ(usize),
-    /// Runs broke an invariant.
-    #[error("{0} runs failed")]
-    Failed(usize),
+    /// The scenario file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What a scenario expects did not come.
+    #[error("expected, and did not come: {0}")]
+    Expected(String),
     /// What is to be explained cannot be read.
     #[error("{0}: neither a file nor hexadecimal digits")]
     Bytes(PathBuf),
@@ -186,6 +283,9 @@ pub enum LabError {
     /// A path or subject that there is not.
     #[error("nothing is called {0:?}")]
     Name(String),
+    /// So many worlds in which something did not hold.
+    #[error("{0} worlds failed")]
+    Failed(usize),
     /// Reading commands or writing answers failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -17,7 +17,7 @@ const LINKTYPE_RAW: u16 = 101;
 
 const OPTION_COMMENT: u16 = 1;
 const OPTION_NAME: u16 = 2;
-const OPTION_DIRECTION: u16 = 2;
+const OPTION_FLAGS: u16 = 2;
 const OPTION_RESOLUTION: u16 = 9;
 
 /// The capture of a node: interface 0 is its UDP sockets, 1 its TUN device. Times are nanoseconds.
@@ -75,7 +75,7 @@ fn enhanced(interface: u32, at: Duration, packet: &[u8], outward: bool) -> Vec<u
     body.extend_from_slice(packet);
     pad(&mut body);
     let direction: u32 = if outward { 2 } else { 1 };
-    option(&mut body, OPTION_DIRECTION, &direction.to_le_bytes());
+    option(&mut body, OPTION_FLAGS, &direction.to_le_bytes());
     body
 }
 

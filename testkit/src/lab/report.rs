@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use super::{LIMIT, LabError, Outputs, Scenario};
+use super::{LabError, Outputs, Scenario};
 use crate::world::{InnerHost, World};
 
 /// Runs a scenario to its end; writes what is wanted, then the summary.
@@ -11,12 +11,18 @@ use crate::world::{InnerHost, World};
 /// # Errors
 /// [`LabError`].
 pub fn run(scenario: &Scenario, outputs: &Outputs, out: &mut impl Write) -> Result<(), LabError> {
-    let mut world = scenario.build(outputs.tracing())?;
+    let mut stage = scenario.build(outputs.tracing())?;
+    let limit = stage.limit();
+    let world = stage.world_mut();
     world.set_capturing(outputs.capturing());
-    world.run_until(LIMIT);
-    outputs.write(&world, out)?;
-    out.write_all(summary(&world).as_bytes())?;
-    Ok(())
+    world.run_until(limit);
+    outputs.write(world, out)?;
+    out.write_all(summary(world).as_bytes())?;
+    out.write_all(stage.metrics().as_bytes())?;
+    match stage.failures() {
+        none if none.is_empty() => Ok(()),
+        failures => Err(LabError::Expected(failures.join("; "))),
+    }
 }
 
 /// What came of a world: one line per node and link, and the fingerprint.

@@ -78,7 +78,7 @@ fn take(world: &World, every: Duration, before: &mut Totals) -> Sample {
                 .insert(format!("{} echo", name(id)), millis(*trip));
         }
         if let Some(endpoint) = node.endpoint() {
-            let infos = endpoint.connections().into_iter();
+            let infos = endpoint.connections();
             for conn in infos.filter(|_| node.config_is_client()) {
                 if let Some(info) = endpoint.connection(conn) {
                     let line = format!("{} QUIC", name(id));

@@ -14,8 +14,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::outputs::save;
-use super::{LIMIT, LabError, Scenario, chart, draw, sample};
-use crate::traffic::profile::PROFILES;
+use super::{LabError, Scenario, chart, draw, sample};
+use crate::traffic::profile::PATHS;
 use crate::world::InnerHost;
 
 /// What is swept.
@@ -66,13 +66,14 @@ struct Failure {
 pub fn sweep(what: &Sweeping, out: &mut impl Write) -> Result<(), LabError> {
     let mut profiles = what.profiles.clone();
     if profiles.is_empty() {
-        profiles = PROFILES.iter().map(|one| one.name.to_owned()).collect();
+        profiles = PATHS.iter().map(|&one| one.to_owned()).collect();
     }
-    let seeds = what.scenario.seed..what.scenario.seed.saturating_add(what.seeds);
+    let first = what.scenario.seed.unwrap_or_default();
+    let seeds = first..first.saturating_add(what.seeds);
     let of_profile = |profile: &String| {
         let profile = profile.clone();
         seeds.clone().map(move |seed| Scenario {
-            seed,
+            seed: Some(seed),
             profile: Some(profile.clone()),
             ..what.scenario.clone()
         })
@@ -143,12 +144,13 @@ fn run_one(scenario: &Scenario) -> Result<Outcome, Failure> {
         words,
     };
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = scenario.build(false)?;
-        world.run_until(LIMIT);
-        Ok::<_, LabError>(world)
+        let mut stage = scenario.build(false)?;
+        let limit = stage.limit();
+        stage.world_mut().run_until(limit);
+        Ok::<_, LabError>(stage)
     }));
-    let world = match ran {
-        Ok(Ok(world)) => world,
+    let stage = match ran {
+        Ok(Ok(stage)) => stage,
         Ok(Err(error)) => return Err(failure(error.to_string())),
         Err(panic) => {
             let words = panic.downcast_ref::<String>().cloned();
@@ -156,9 +158,14 @@ fn run_one(scenario: &Scenario) -> Result<Outcome, Failure> {
             return Err(failure(words.unwrap_or_else(|| "a panic".to_owned())));
         }
     };
+    let expected = stage.failures();
+    if !expected.is_empty() {
+        return Err(failure(expected.join("; ")));
+    }
+    let world = stage.world();
     let mut outcome = Outcome {
         profile: scenario.profile.clone().unwrap_or_default(),
-        seed: scenario.seed,
+        seed: scenario.seed.unwrap_or_default(),
         echo: None,
         asked: 0,
         answered: 0,
@@ -240,7 +247,7 @@ fn page(
         outcomes.len() + failures.len(),
         failures.len(),
         what.seeds,
-        what.scenario.seed
+        what.scenario.seed.unwrap_or_default()
     );
     for failure in failures {
         let _ = writeln!(
@@ -285,14 +292,11 @@ fn page(
         if failures.iter().any(failed) {
             continue;
         }
-        let mut world = first.build(false)?;
-        let samples = sample(&mut world, LIMIT, Duration::from_millis(20));
-        let _ = writeln!(
-            out,
-            "<h2>{}, seed {}</h2>",
-            chart::escape(profile),
-            first.seed
-        );
+        let stage = first.build(false)?;
+        let (limit, mut world) = (stage.limit(), stage.into_world());
+        let samples = sample(&mut world, limit, Duration::from_millis(20));
+        let seed = first.seed.unwrap_or_default();
+        let _ = writeln!(out, "<h2>{}, seed {seed}</h2>", chart::escape(profile));
         out.push_str(&draw::plots(&samples));
     }
     out.push_str("<h2>all runs</h2><table><tr><th>profile<th>seed<th>echo ms<th>asked<th>answered<th>sent<th>lost<th>fingerprint</tr>\n");

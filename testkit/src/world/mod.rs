@@ -17,11 +17,13 @@
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
 //! - a port without offload gets plain packets.
 
+mod deed;
 mod drive;
 mod host;
 mod input;
 mod link;
 mod node;
+mod router;
 mod shards;
 mod trace;
 
@@ -35,10 +37,12 @@ use bytes::BytesMut;
 use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, TimerReason};
 use masque_core::wire::offload::VnetHdr;
 
-pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
+pub use deed::Deed;
+pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
-pub use link::{Bursts, LinkConfig, LinkStats};
+pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
+pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
 pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 
@@ -84,6 +88,7 @@ pub struct World {
     nodes: Vec<Node>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     groups: Vec<Group>,
+    routers: Vec<router::Router>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
@@ -104,6 +109,7 @@ impl World {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             groups: Vec::new(),
+            routers: Vec::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
@@ -263,6 +269,22 @@ impl World {
     /// If `node` is of another world.
     pub fn set_host(&mut self, node: NodeId, host: Box<dyn Host>) {
         self.nodes[node.0].host = host;
+    }
+
+    /// Wakes everything that runs on a node's [`InnerHost`], now.
+    pub fn start_apps(&mut self, node: NodeId) {
+        let host = self.node(node).host::<InnerHost>();
+        let apps = host.map_or(0, InnerHost::apps);
+        for token in (host::FIRST_APP..).take(apps) {
+            self.schedule_in(Duration::ZERO, Input::Wake { node, token });
+        }
+    }
+
+    /// Lets the link from `from` to `to` lose these packets; the first ever put into it is number 1.
+    pub fn lose(&mut self, from: NodeId, to: NodeId, packets: impl IntoIterator<Item = u64>) {
+        if let Some(link) = self.links.get_mut(&(from, to)) {
+            link.listed.extend(packets);
+        }
     }
 
     /// All nodes, in the order they were added.
@@ -484,6 +506,25 @@ impl World {
             Input::Link { a, b, config } => {
                 self.link(a, b, config);
                 (None, format!("link {} {} {config:?}", a.0, b.0))
+            }
+            Input::LinkOneWay { from, to, config } => {
+                self.link_one_way(from, to, config);
+                (None, format!("link {} > {} {config:?}", from.0, to.0))
+            }
+            Input::Transit(datagram) => (None, self.transit(*datagram)),
+            Input::Open(datagram) => {
+                let words = format!("{} > {} is out", datagram.from, datagram.to);
+                self.send_down(None, *datagram);
+                (None, words)
+            }
+            Input::Rebind { router } => {
+                self.forget_mappings(router);
+                (None, format!("router {} forgets", router.0))
+            }
+            Input::Deed { node, deed } => {
+                let words = format!("<- {deed:?}");
+                self.perform(node, &deed, &words);
+                (Some(node), words)
             }
             Input::Readdress {
                 node,

@@ -32,6 +32,7 @@ pub struct Node {
     pub(super) config: Config,
     pub(super) sockets: Vec<SocketAddr>,
     pub(super) host: Box<dyn Host>,
+    pub(super) behind: Option<super::router::RouterId>,
     /// `None` while stopped.
     pub(super) endpoint: Option<Endpoint>,
     /// How often it was started.
@@ -57,6 +58,7 @@ impl Node {
             config: spec.config,
             sockets: spec.sockets,
             host: spec.host,
+            behind: None,
             endpoint: None,
             incarnation: 0,
             deadline: None,

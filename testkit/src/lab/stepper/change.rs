@@ -95,7 +95,7 @@ impl Change {
             Self::Tell { node, what } => {
                 let node = find(world, node)?;
                 let endpoint = world.node(node).endpoint().ok_or("the node is stopped")?;
-                let tunnel = endpoint.tunnels().into_iter().next();
+                let tunnel = endpoint.tunnels().next();
                 let command = what.command(tunnel.ok_or("the node has no tunnel")?);
                 world.schedule_in(Duration::ZERO, Input::Command { node, command });
                 Ok("now".to_owned())

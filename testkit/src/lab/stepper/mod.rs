@@ -77,7 +77,7 @@ struct Stepper<'a> {
 impl<'a> Stepper<'a> {
     fn new(scenario: &'a Scenario) -> Result<Self, LabError> {
         let mut stepper = Self {
-            world: scenario.build(true)?,
+            world: scenario.build(true)?.into_world(),
             scenario,
             taken: 0,
             shown: 0,
@@ -191,7 +191,7 @@ impl<'a> Stepper<'a> {
 
     fn back(&mut self, count: u64, out: &mut impl Write) -> Result<(), LabError> {
         let target = self.taken.saturating_sub(count);
-        self.world = self.scenario.build(true)?;
+        self.world = self.scenario.build(true)?.into_world();
         self.changes.retain(|at, _| *at <= target);
         for at in 0..=target {
             for change in self.changes.get(&at).into_iter().flatten() {
