@@ -62,10 +62,11 @@ fn plot(out: &mut String, y: f64, end: f64, title: &str, unit: &str, series: &Se
         let (line, value) = (up(top * share), top * share);
         let _ = writeln!(
             out,
-            "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{line:.1}\" y2=\"{line:.1}\" stroke=\"#ddd\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.4}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{line:.1}\" y2=\"{line:.1}\" stroke=\"#ddd\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT + width,
             LEFT - 6.0,
-            line + 4.0
+            line + 4.0,
+            short(value)
         );
         let (x, at) = (across(end * share), end * share);
         let _ = writeln!(
@@ -99,6 +100,11 @@ fn plot(out: &mut String, y: f64, end: f64, title: &str, unit: &str, series: &Se
             );
         }
     }
+}
+
+/// Without digits that say nothing.
+fn short(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
 }
 
 /// The next round number above.
@@ -137,9 +143,10 @@ pub(super) fn boxes(title: &str, unit: &str, groups: &[(String, Vec<f64>)]) -> S
         let x = across(value);
         let _ = writeln!(
             out,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"26\" y2=\"{:.1}\" stroke=\"#ddd\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value:.4}</text>",
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"26\" y2=\"{:.1}\" stroke=\"#ddd\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             height - 24.0,
-            height - 8.0
+            height - 8.0,
+            short(value)
         );
     }
     for (index, (name, values)) in groups.iter().enumerate() {

@@ -206,12 +206,13 @@ fn describe(event: &TraceEvent) -> Option<(&'static str, Value)> {
             let state = |name: &str| match name {
                 "none" | "handshake" => "attempted",
                 "connected" => "handshake_complete",
-                other => match other {
-                    "drained" => "closed",
-                    _ => "closing",
-                },
+                "drained" => "closed",
+                _ => "closing",
             };
-            let data = json!({"old": state(from), "new": state(to)});
+            let mut data = json!({"new": state(to)});
+            if *from != "none" {
+                data["old"] = state(from).into();
+            }
             ("quic:connection_state_updated", data)
         }
         What::State { from: "Type", to } => {

@@ -146,7 +146,6 @@ impl<'a> Stepper<'a> {
             writeln!(out, "nothing is left to happen")?;
             return Ok(false);
         };
-        // What was once done from here on belonged to another course of things.
         self.taken += 1;
         writeln!(out, "#{} {}", self.taken, headline(&self.world, &step))?;
         if full {
