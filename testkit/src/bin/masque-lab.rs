@@ -1,6 +1,8 @@
 //! masque-lab: runs and steps simulated worlds.
 
-use std::io::{self, BufWriter, IsTerminal as _};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -38,11 +40,26 @@ enum Command {
     },
     /// Runs many seeds on many paths and writes a page about them.
     Sweep(Sweeping),
-    /// Takes one input at a time, on the terminal, or by commands from standard input if that is none.
+    /// Takes one input at a time, on the terminal, or by commands from a script or from standard input.
     Step {
+        /// A file of commands, one per line.
+        #[arg(long)]
+        script: Option<PathBuf>,
         #[command(flatten)]
         scenario: Scenario,
     },
+}
+
+fn step(
+    script: Option<PathBuf>,
+    scenario: &Scenario,
+    out: &mut impl Write,
+) -> Result<(), LabError> {
+    match script {
+        Some(path) => lab::step(scenario, BufReader::new(File::open(path)?), out),
+        None if io::stdin().is_terminal() => lab::terminal(scenario),
+        None => lab::step(scenario, io::stdin().lock(), out),
+    }
 }
 
 fn main() -> ExitCode {
@@ -54,8 +71,7 @@ fn main() -> ExitCode {
         Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Sweep(what) => lab::sweep(&what, &mut out),
-        Command::Step { scenario } if io::stdin().is_terminal() => lab::terminal(&scenario),
-        Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
+        Command::Step { script, scenario } => step(script, &scenario, &mut out),
     };
     drop(out);
     match result {

@@ -44,8 +44,9 @@ fn compare(a: &str, b: &str, context: usize) -> Option<(usize, String)> {
     let longest = a.len().max(b.len());
     let first = (0..longest).find(|&at| a.get(at) != b.get(at))?;
     let mut text = format!("the same up to line {first}\n");
-    for at in first.saturating_sub(context)..first {
-        text.push_str(&format!("  {:>6} {}\n", at + 1, a[at]));
+    let before = first.saturating_sub(context);
+    for (at, line) in a.iter().enumerate().take(first).skip(before) {
+        text.push_str(&format!("  {:>6} {line}\n", at + 1));
     }
     for (mark, lines) in [('-', &a), ('+', &b)] {
         for at in first..=first.saturating_add(context) {
