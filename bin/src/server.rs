@@ -269,7 +269,8 @@ impl App for ServerApp {
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
-            Event::TunnelRefused { .. } => {}
+            // Never asked for: `resolve_names` is off.
+            Event::NameWanted { .. } | Event::TunnelRefused { .. } => {}
             Event::ShutdownComplete => cx.stop(),
         }
     }

@@ -83,6 +83,8 @@ pub struct Options {
     pub limits: Limits,
     /// The server's shards.
     pub sharding: Sharding,
+    /// Whether host names are told of to be resolved.
+    pub resolve_names: bool,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -119,6 +121,7 @@ impl Default for Options {
             certificates_last: None,
             limits: Limits::default(),
             sharding: Sharding::default(),
+            resolve_names: false,
             change_server: |_| {},
             trace: false,
         }
@@ -288,6 +291,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
         limits: options.limits.clone(),
         session: SessionConfig {
             templates,
+            resolve_names: options.resolve_names,
             ..SessionConfig::default()
         },
         shard: None,

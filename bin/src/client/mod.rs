@@ -547,6 +547,7 @@ impl App for ClientApp {
             Event::Addresses { .. }
             | Event::Routes { .. }
             | Event::Mtu { .. }
+            | Event::NameWanted { .. }
             | Event::LeaseChanged(_)
             | Event::LeaseEnded(_) => {}
         }

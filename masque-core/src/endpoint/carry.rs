@@ -27,7 +27,9 @@ impl Endpoint {
             }
         };
         let from = PacketFrom::Device(port);
-        if let Some(place) = self.fwd.last_place(port, &info) {
+        if !info.source_routed
+            && let Some(place) = self.fwd.last_place(port, &info)
+        {
             let result = self.enter_at(now, place, true, header, data, &info, from);
             return self.counted(result);
         }
@@ -49,7 +51,8 @@ impl Endpoint {
             return self.no_tunnel(data);
         };
         let result = self.enter_at(now, place, false, header, data, &info, from);
-        if result.is_ok() {
+        // Of ICMP, what is quoted is looked at too.
+        if result.is_ok() && !conn::is_icmp(&info) {
             self.fwd.remember(port, &info, place);
         }
         self.counted(result)

@@ -1,6 +1,6 @@
 //! What an endpoint can be told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::config::ClientConfig;
@@ -51,6 +51,14 @@ pub enum Command {
         tunnel: TunnelHandle,
         /// What it now has.
         addresses: Vec<IpPrefix>,
+    },
+    /// Answer [`super::Event::NameWanted`] (server): the addresses of the host name. None means that it
+    /// could not be resolved, and the request is refused with 502 and `dns_error` (RFC 9484 §4.1).
+    Resolved {
+        /// The tunnel asked for.
+        tunnel: TunnelHandle,
+        /// The addresses, of either version.
+        addresses: Vec<IpAddr>,
     },
     /// End a tunnel with FIN.
     CloseTunnel {

@@ -6,14 +6,17 @@ use std::time::Instant;
 use super::admit::Ticket;
 use super::bridge::Bridge;
 use super::counters::DropReason;
+use super::early::Early;
 use super::event::CloseReason;
 use super::fq_codel::TunnelQueue;
+use super::ipv6::Probe;
 use super::rate::RateLimit;
 use super::routes::RouteTable;
 use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
-use crate::session::TunnelId;
+use crate::session::{TunnelId, TunnelRequest};
 use crate::wire::datagram::DatagramHeader;
 use crate::wire::ip::PacketInfo;
+use crate::wire::ip::icmp;
 use crate::wire::offload::Verdict;
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::{Scope, Target};
@@ -50,6 +53,10 @@ pub(super) struct Conn {
     pub(super) closing: Option<CloseReason>,
     pub(super) closed_told: bool,
     pub(super) remote: std::net::SocketAddr,
+    /// Requests that wait for the addresses of a host name (server).
+    pub(super) resolving: Vec<(TunnelId, TunnelRequest)>,
+    /// Datagrams that came before their tunnel was open.
+    pub(super) early: Early,
     /// The scope asked for (client), for the event that tells of the tunnel.
     pub(super) asked: Scope,
 }
@@ -93,6 +100,8 @@ pub(super) struct Tunnel {
     pub(super) mtu: u32,
     /// Told of by an event: before that, the path MTU is still being found.
     pub(super) announced: bool,
+    /// Whether 1,280 bytes of IPv6 have been seen to pass, if that is asked for.
+    pub(super) probe: Option<Probe>,
     /// When it is told of whatever the path MTU is by then.
     pub(super) announce_by: Option<Instant>,
     pub(super) queue: TunnelQueue,
@@ -138,7 +147,7 @@ impl Tunnel {
             Way::Up => (info.source, info.destination),
             Way::Down => (info.destination, info.source),
         };
-        if !forwardable(info.source) || !forwardable(info.destination) {
+        if info.source_routed || !forwardable(info.source) || !forwardable(info.destination) {
             return Err(DropReason::NotForwardable);
         }
         if !self
@@ -164,9 +173,30 @@ impl Tunnel {
         }
         Ok(())
     }
+
+    /// Whether an ICMP error for the client is about a packet it may have sent here (RFC 9484 §11): where
+    /// tunnels share an address, each hears of what is in its own scope only. `Ok` for all but ICMP errors.
+    pub(super) fn judge_quoted(&self, packet: &[u8], info: &PacketInfo) -> Result<(), DropReason> {
+        if self.scope == Scope::default() || !icmp::is_icmp_error(packet, info) {
+            return Ok(());
+        }
+        let quoted = icmp::quoted(packet, info).ok_or(DropReason::OutOfScope)?;
+        let protocol = quoted.protocol;
+        let icmp = protocol == if quoted.source.is_ipv4() { 1 } else { 58 };
+        let in_protocol = self.scope.protocol.is_none_or(|it| it == protocol || icmp);
+        let in_target = match &self.scope.target {
+            Target::Prefix(prefix) => prefix.contains(quoted.destination),
+            Target::Any | Target::Name(_) => self.routes.matches(quoted.destination, protocol),
+        };
+        if in_protocol && in_target {
+            Ok(())
+        } else {
+            Err(DropReason::OutOfScope)
+        }
+    }
 }
 
-fn is_icmp(info: &PacketInfo) -> bool {
+pub(super) fn is_icmp(info: &PacketInfo) -> bool {
     info.protocol == if info.source.is_ipv4() { 1 } else { 58 }
 }
 
@@ -178,7 +208,8 @@ fn in_scope(scope: &Scope, server_end: IpAddr, info: &PacketInfo) -> bool {
         && match &scope.target {
             Target::Any => true,
             Target::Prefix(prefix) => prefix.contains(server_end) || is_icmp(info),
-            Target::Name(_) => false,
+            // The routes are those of its addresses, and are asked as well.
+            Target::Name(_) => true,
         }
 }
 

@@ -18,7 +18,7 @@ pub enum DropReason {
     Prohibited,
     /// From one client to another, where that is not allowed.
     ClientToClient,
-    /// Link-local, loopback, multicast or broadcast, which no tunnel carries.
+    /// Link-local, loopback, multicast or broadcast, which no tunnel carries, or a routing header of type 0.
     NotForwardable,
     /// The hop limit ran out.
     HopLimit,

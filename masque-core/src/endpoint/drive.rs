@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
 use super::conn::{Conn, Tunnel};
+use super::early::Early;
 use super::shard::Notice;
 use super::turns::Budget;
 use super::{
@@ -57,6 +59,8 @@ impl Endpoint {
             closing: None,
             closed_told: false,
             remote,
+            resolving: Vec::new(),
+            early: Early::default(),
             asked: crate::wire::scope::Scope::default(),
         };
         if self.conns.len() <= handle.0 {
@@ -117,16 +121,23 @@ impl Endpoint {
             }
             // A tunnel and its addresses come before the packets that arrived together with them.
             while let Some(datagram) = conn.bridge.recv_datagram() {
-                self.on_datagram(now, &mut conn, &datagram);
+                self.on_datagram(now, &mut conn, datagram);
             }
+            self.release_early(now, &mut conn);
             conn.bridge.settle(now, &mut events);
             if events.is_empty() {
                 break;
             }
         }
+        self.update_mtu(now, &mut conn);
+        if self.check_ipv6(now, &mut conn) {
+            conn.bridge.settle(now, &mut events);
+            for event in events.drain(..) {
+                self.on_bridge_event(now, &mut conn, event);
+            }
+        }
         conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         self.bridge_events = events;
-        self.update_mtu(now, &mut conn);
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
             if conn.known.is_some() {
@@ -169,9 +180,9 @@ impl Endpoint {
         self.conns[at] = Some(conn);
     }
 
-    pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
+    pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: Bytes) {
         // What packets of an established tunnel begin with is known; the session reads all else.
-        let strip = |state: &Tunnel| state.header.as_ref()?.strip(datagram);
+        let strip = |state: &Tunnel| state.header.as_ref()?.strip(&datagram);
         let mut tunnels = conn.tunnels.iter().enumerate();
         if let Some((index, packet)) =
             tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
@@ -180,7 +191,7 @@ impl Endpoint {
                 .fwd
                 .leave_tunnel(now, conn, index, packet, &mut self.trace);
         }
-        match conn.bridge.session().open_datagram(datagram) {
+        match conn.bridge.session().open_datagram(&datagram) {
             DatagramVerdict::IpPacket { tunnel, offset } => {
                 self.on_packet(
                     now,
@@ -189,6 +200,8 @@ impl Endpoint {
                     datagram.get(offset..).unwrap_or_default(),
                 );
             }
+            DatagramVerdict::Drop(DatagramDrop::NotEstablished)
+                if conn.early.hold(now, &datagram) => {}
             DatagramVerdict::Drop(why) => {
                 let reason = match why {
                     DatagramDrop::UnknownStream => DropReason::UnknownStream,
@@ -268,7 +281,10 @@ impl Endpoint {
             SessionEvent::Requested { tunnel, request } => {
                 self.on_requested(now, conn, tunnel, request)
             }
-            SessionEvent::Established { tunnel, .. } => self.on_established(now, conn, tunnel),
+            SessionEvent::Established { tunnel, .. } => {
+                conn.early.open();
+                self.on_established(now, conn, tunnel);
+            }
             SessionEvent::Refused {
                 status,
                 proxy_status,
@@ -295,6 +311,7 @@ impl Endpoint {
                     conn: conn.id,
                     tunnel,
                 };
+                conn.resolving.retain(|(waiting, _)| *waiting != tunnel);
                 // With a lost connection its tunnels were told of already.
                 if self.forget_tunnel(conn, tunnel) || !conn.closed_told {
                     self.events.push_back(Event::TunnelDown {

@@ -21,6 +21,15 @@ pub enum Event {
         /// Who the peer is.
         identity: Option<Identity>,
     },
+    /// A client asks for a tunnel to a host name (server, with
+    /// [`resolve_names`](crate::session::SessionConfig::resolve_names)): to be answered by
+    /// [`super::Command::Resolved`] before the response is due.
+    NameWanted {
+        /// The tunnel asked for.
+        tunnel: TunnelHandle,
+        /// The name, ASCII.
+        name: String,
+    },
     /// A tunnel is open.
     TunnelUp {
         /// The tunnel.

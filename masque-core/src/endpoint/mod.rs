@@ -36,10 +36,13 @@ mod conn;
 mod counters;
 mod deadlines;
 mod drive;
+mod early;
 mod entropy;
 mod event;
 mod forward;
 mod fq_codel;
+mod ipv6;
+mod names;
 mod owners;
 mod pool;
 mod rate;
@@ -67,8 +70,8 @@ use rand_core::Rng;
 pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
-    Access, ClientConfig, Config, CongestionControl, Lease, Limits, PortConfig, ServerConfig,
-    StaticAssignment, TransportProfile,
+    Access, ClientConfig, Config, CongestionControl, Ipv6Minimum, Lease, Limits, PortConfig,
+    ServerConfig, StaticAssignment, TransportProfile,
 };
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
@@ -201,6 +204,9 @@ impl Endpoint {
                 )
                 .collect(),
         });
+        let mut session = config.session;
+        let grease = entropy.fork("reserved setting").next_u64() as u32;
+        session.grease.get_or_insert(grease);
         let flow_key = entropy.fork("inner flows").next_u64();
         Ok(Self {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
@@ -209,7 +215,7 @@ impl Endpoint {
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
             limits,
-            session: Arc::new(config.session),
+            session: Arc::new(session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),

@@ -120,7 +120,27 @@ impl Endpoint {
             self.refuse(conn, id, 429, "masque; error=connection_limit_reached");
             return;
         }
-        let Some(routes) = self.routes_for(&request.scope) else {
+        if let Target::Name(name) = &request.scope.target {
+            let name = name.clone();
+            return self.want_name(conn, id, request, name);
+        }
+        let targets = match &request.scope.target {
+            Target::Prefix(prefix) => Some(vec![*prefix]),
+            Target::Any | Target::Name(_) => None,
+        };
+        self.grant(now, conn, id, request, targets.as_deref());
+    }
+
+    /// Opens a tunnel to `targets`, or to everything there is.
+    pub(super) fn grant(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        id: TunnelId,
+        request: TunnelRequest,
+        targets: Option<&[IpPrefix]>,
+    ) {
+        let Some(routes) = self.routes_for(targets, request.scope.protocol) else {
             self.refuse(conn, id, 403, "masque; error=destination_ip_prohibited");
             return;
         };
@@ -164,6 +184,11 @@ impl Endpoint {
         };
         let claim = |prefix: &IpPrefix| Change::Claim(*prefix, handle);
         self.change_owners(&addresses.iter().map(claim).collect::<Vec<_>>());
+        let routes = match &request.scope.target {
+            // RFC 9484 §4.6: of the versions that addresses are assigned of.
+            Target::Name(_) => of_versions(routes, &addresses),
+            _ => routes,
+        };
         let session = conn.bridge.session();
         let assign = unasked(&addresses);
         // The session takes both: it is open, and nothing is queued on it yet.
@@ -196,6 +221,7 @@ impl Endpoint {
             routes: RouteTable::new(routes),
             mtu: 0,
             announced: false,
+            probe: None,
             announce_by: None,
             queue: TunnelQueue::default(),
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
@@ -246,13 +272,12 @@ impl Endpoint {
         let _ = conn.bridge.session().handle_command(command);
     }
 
-    /// What a tunnel of this scope is told that we route; `None` where nothing of it is routed here.
-    fn routes_for(&self, scope: &Scope) -> Option<RouteAdvertisement> {
-        let target = match &scope.target {
-            Target::Any => None,
-            Target::Prefix(prefix) => Some(*prefix),
-            Target::Name(_) => return None,
-        };
+    /// What a tunnel to `targets` is told that we route; `None` where nothing of it is routed here.
+    fn routes_for(
+        &self,
+        targets: Option<&[IpPrefix]>,
+        protocol: Option<u8>,
+    ) -> Option<RouteAdvertisement> {
         let everything = |v4: bool| {
             let prefix = if v4 { "0.0.0.0/0" } else { "::/0" };
             prefix
@@ -274,7 +299,13 @@ impl Endpoint {
         } else {
             configured
         };
-        let ranges = scoped(&ranges, target, scope.protocol);
+        let ranges = match targets {
+            None => scoped(&ranges, None, protocol),
+            Some(targets) => {
+                let of_target = |target| scoped(&ranges, Some(target), protocol);
+                targets.iter().copied().flat_map(of_target).collect()
+            }
+        };
         if ranges.is_empty() {
             None
         } else {
@@ -338,6 +369,14 @@ impl Endpoint {
         }
         true
     }
+}
+
+/// The routes of the IP versions that there are addresses of.
+fn of_versions(routes: RouteAdvertisement, addresses: &[IpPrefix]) -> RouteAdvertisement {
+    let assigned = |v4: bool| addresses.iter().any(|it| it.address().is_ipv4() == v4);
+    let ranges = routes.ranges().iter();
+    let kept = ranges.filter(|range| assigned(range.start().is_ipv4()));
+    RouteAdvertisement::from_unordered(kept.copied().collect())
 }
 
 /// Entries nobody asked for.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::config::Ipv6Minimum;
 use super::conn::{Conn, Tunnel};
 use super::owners::Change;
 use super::shard::Notice;
@@ -150,6 +151,7 @@ impl Endpoint {
                 self.drive(now, at);
                 Ok(())
             }
+            Command::Resolved { tunnel, addresses } => self.resolved(now, tunnel, &addresses),
             Command::RequestAddresses { tunnel, prefixes } => self.tell(
                 now,
                 tunnel,
@@ -257,7 +259,10 @@ impl Endpoint {
         }
     }
 
-    fn conn_of(&mut self, handle: TunnelHandle) -> Result<(usize, &mut Conn), CommandError> {
+    pub(super) fn conn_of(
+        &mut self,
+        handle: TunnelHandle,
+    ) -> Result<(usize, &mut Conn), CommandError> {
         let unknown = CommandError::UnknownConnection;
         let at = *self.ids.get(&handle.conn).ok_or(unknown)?;
         let conn = self.conns.get_mut(at).and_then(Option::as_mut);
@@ -334,6 +339,7 @@ impl Endpoint {
 
     /// Brings the deadlines of connections that did something up to date.
     fn refresh_deadlines(&mut self) {
+        let required = self.profile.ipv6_minimum != Ipv6Minimum::Follow;
         while let Some(at) = self.stale.pop() {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
@@ -345,9 +351,15 @@ impl Endpoint {
             let announce = conn
                 .tunnels
                 .iter()
-                .filter(|tunnel| !tunnel.announced || held(tunnel))
+                .filter(|tunnel| {
+                    let waits = required && tunnel.is_finding(at_now);
+                    !tunnel.announced || waits || held(tunnel)
+                })
                 .filter_map(|tunnel| tunnel.announce_by)
                 .min();
+            let probes = conn.tunnels.iter();
+            let probe = probes.filter_map(|tunnel| tunnel.probe?.due()).min();
+            let early = conn.early.until();
             let open = conn.closing.is_none() && !conn.bridge.is_closed();
             let expires = conn.expires.filter(|_| open);
             let handshake = conn.handshake_by.filter(|_| open);
@@ -355,6 +367,8 @@ impl Endpoint {
                 quic,
                 session.map(|(at, _)| at),
                 announce,
+                probe,
+                early,
                 expires,
                 handshake,
             ]

@@ -20,6 +20,13 @@ pub struct SessionConfig {
     pub templates: Vec<UriTemplate>,
     /// `:protocol` tokens a server takes beside `connect-ip`.
     pub extra_protocols: Vec<String>,
+    /// Whether a server's owner resolves host names: a request for one is then told of like every other,
+    /// and to be answered once the addresses are known. Otherwise it is refused with 502 and
+    /// `dns_error` (RFC 9484 §4.1).
+    pub resolve_names: bool,
+    /// A number that names a reserved setting for peers to ignore (RFC 9114 §7.2.4.1). `None` sends none;
+    /// an endpoint then draws one.
+    pub grease: Option<u32>,
     /// The largest field section taken, announced in SETTINGS; bytes as RFC 9114 §4.2.2 counts.
     pub max_field_section: usize,
     /// The most tunnels at once (pending ones included); further requests get H3_REQUEST_REJECTED.
@@ -61,6 +68,8 @@ impl Default for SessionConfig {
         Self {
             templates: Vec::new(),
             extra_protocols: Vec::new(),
+            resolve_names: false,
+            grease: None,
             max_field_section: 16 << 10,
             max_tunnels: 16,
             capsules: CapsuleLimits::default(),
@@ -145,7 +154,7 @@ pub enum Command {
 pub enum CloseHow {
     /// FIN, after what is queued.
     Finish,
-    /// Reset and stop, now.
+    /// Reset and stop, now. H3_REQUEST_REJECTED is for servers, and for requests not yet accepted.
     Abort(H3Code),
 }
 

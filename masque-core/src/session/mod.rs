@@ -279,6 +279,10 @@ impl Session {
         let payload = datagram.get(start..).unwrap_or_default();
         let drop = match self.requests.get(&stream) {
             None => DatagramDrop::UnknownStream,
+            Some(request) if request.plain => {
+                self.fail(stream, WireErrorKind::DatagramSemantics);
+                return DatagramVerdict::Error;
+            }
             Some(request) => match (request.state(), request.tunnel) {
                 (State::Draining, _) => DatagramDrop::UnknownStream,
                 (State::Open, Some(tunnel)) => match datagram::open_context(payload) {
@@ -374,7 +378,13 @@ impl Session {
     fn connected(&mut self, peer_takes_datagrams: bool) {
         self.enter(Phase::Running);
         self.peer_takes_datagrams = peer_takes_datagrams;
+        // Reserved identifiers are 0x1f * N + 0x21 (RFC 9114 §7.2.4.1); every u32 keeps below 2^62.
+        let reserved = self.config.grease.and_then(|number| {
+            let id = VarInt::new(0x1f * u64::from(number) + 0x21)?;
+            Some((id, VarInt::from_u32(number & 0x3f)))
+        });
         let settings = Settings {
+            unknown: reserved.into_iter().collect(),
             max_field_section_size: Some(self.config.max_field_section as u64),
             enable_connect_protocol: self.role == Role::Server,
             h3_datagram: true,

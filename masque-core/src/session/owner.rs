@@ -150,6 +150,10 @@ impl Session {
             .get(&stream)
             .is_some_and(|request| matches!(request.state(), State::Open));
         match (how, self.role) {
+            // RFC 9114 §4.1.1: never of a client, nor of a request that was begun.
+            (CloseHow::Abort(H3Code::REQUEST_REJECTED), role) if open || role == Role::Client => {
+                return Err(CommandError::State);
+            }
             (CloseHow::Abort(code), _) => self.abort(stream, code, end),
             (CloseHow::Finish, _) if open => {
                 self.finish(stream, TunnelEnd::Local);

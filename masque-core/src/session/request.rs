@@ -72,6 +72,9 @@ pub(super) struct Request {
     pub(super) capsules: Capsules,
     /// Whether the peer's part has neither ended nor been stopped by us.
     pub(super) receiving: bool,
+    /// Whether HTTP Datagrams have no meaning for it: neither extended CONNECT nor any other method that
+    /// gives them one (RFC 9297 §2).
+    pub(super) plain: bool,
     /// The peer asked us to stop before its response came (client).
     pub(super) stopped: Option<u64>,
     frames: FrameDecoder,
@@ -95,6 +98,7 @@ impl Request {
             output: Output::new(Some(stream)),
             capsules: Capsules::new(config.capsules, config.max_address_requests),
             receiving: true,
+            plain: false,
             stopped: None,
             frames: FrameDecoder::new(config.max_field_section),
             held: VecDeque::new(),

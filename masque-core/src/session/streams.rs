@@ -157,7 +157,7 @@ impl Session {
     }
 
     /// The peer broke a rule on a request stream.
-    fn fail(&mut self, stream: StreamId, kind: WireErrorKind) {
+    pub(super) fn fail(&mut self, stream: StreamId, kind: WireErrorKind) {
         match kind.scope() {
             ErrorScope::Connection => self.violation(Some(stream), kind),
             ErrorScope::Stream => {

@@ -5,3 +5,5 @@ mod ends;
 mod pair;
 mod props;
 mod pump;
+mod requests;
+mod rules;

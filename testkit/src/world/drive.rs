@@ -9,7 +9,7 @@ use super::host::{Action, Host, HostCx};
 use super::link::{Loss, overhead};
 use super::router::{RouterId, Transit};
 use super::trace::Place;
-use super::{Input, NodeId, World};
+use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
 /// More than any honest endpoint does in one step.
@@ -170,6 +170,15 @@ impl World {
         let name = &self.nodes[id.0].name;
         let place = Place::Sent { from, to };
         self.trace.packet(self.now, name, place, data);
+        if let Some(tap) = &mut self.tap {
+            tap.push(Tapped {
+                at: self.now,
+                node: id,
+                to,
+                ecn,
+                data: data.to_vec(),
+            });
+        }
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
         let origin = self.head(id);
         let behind = self.nodes[origin.0].behind;

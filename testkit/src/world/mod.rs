@@ -81,6 +81,21 @@ pub struct WorldStats {
     pub nobody_home: u64,
 }
 
+/// A UDP datagram that a node sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tapped {
+    /// When.
+    pub at: Duration,
+    /// Who.
+    pub node: NodeId,
+    /// To where.
+    pub to: SocketAddr,
+    /// The ECN codepoint it was to have.
+    pub ecn: Option<Ecn>,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
 /// Endpoints, inner hosts and links in virtual time.
 pub struct World {
     base: Instant,
@@ -97,6 +112,7 @@ pub struct World {
     stats: WorldStats,
     trace: Trace,
     secrets: Option<Arc<Secrets>>,
+    tap: Option<Vec<Tapped>>,
 }
 
 impl World {
@@ -118,6 +134,7 @@ impl World {
             stats: WorldStats::default(),
             trace: Trace::default(),
             secrets: None,
+            tap: None,
         }
     }
 
@@ -125,6 +142,16 @@ impl World {
     #[must_use]
     pub fn seed(&self) -> &Seed {
         &self.seed
+    }
+
+    /// Keeps a copy of every UDP datagram that nodes send from now on.
+    pub fn tap(&mut self) {
+        self.tap.get_or_insert_default();
+    }
+
+    /// What was sent since the last call, lost or not.
+    pub fn tapped(&mut self) -> Vec<Tapped> {
+        self.tap.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Turns trace lines on or off, in endpoints too.
