@@ -29,3 +29,8 @@ pub mod traffic;
 pub mod world;
 
 pub use seed::{Fnv, Seed};
+
+/// The examples of `docs/lab/layers.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/lab/layers.md")]
+pub struct Layers;
