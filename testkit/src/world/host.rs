@@ -247,6 +247,11 @@ impl Host for InnerHost {
                     cx.wake(Duration::ZERO, ROUND);
                 }
             }
+            Event::HandedOver { from, to, .. } => {
+                if let Some(pairs) = self.pairs.remove(from) {
+                    self.pairs.insert(*to, pairs);
+                }
+            }
             Event::TunnelDown { tunnel, .. } => {
                 self.pairs.remove(tunnel);
             }
