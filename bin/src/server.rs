@@ -131,7 +131,7 @@ pub fn config(
                 .iter()
                 .map(|(_, template)| template.clone())
                 .collect(),
-            ..SessionConfig::default()
+            ..settings.session.clone()
         },
         shard: None,
         ports: vec![app::port_config(

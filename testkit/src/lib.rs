@@ -10,6 +10,7 @@
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
 //! | [`fuzz`] | what fuzz targets do with their bytes |
+//! | [`hostile`] | a peer that says anything, scripts for it, and `masque-lab probe` |
 //! | [`scenario`] | worlds ready to run |
 //! | [`scale`] | one server, very many clients, and what they cost |
 //! | [`traffic`] | bulk flows, voice, named paths, and trials of tunnels by them |
@@ -18,6 +19,7 @@
 
 pub mod crypto;
 pub mod fuzz;
+pub mod hostile;
 pub mod lab;
 pub mod packet;
 pub mod scale;

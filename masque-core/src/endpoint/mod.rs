@@ -40,6 +40,7 @@ mod drive;
 mod early;
 mod entropy;
 mod event;
+mod farewell;
 mod forward;
 mod fq_codel;
 mod handover;

@@ -19,6 +19,7 @@ use super::cipher;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::congestion::TunnelFactory;
 use super::entropy::Entropy;
+use super::farewell::Sluiced;
 use super::shard::ShardId;
 
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
@@ -247,7 +248,7 @@ fn transport_config(
         .datagram_receive_buffer_size(Some(profile.datagram_receive_buffer.max(64 << 10)))
         .datagram_send_buffer_size(profile.datagram_send_buffer)
         .enable_segmentation_offload(true)
-        .congestion_controller_factory(controller(profile));
+        .congestion_controller_factory(Arc::new(Sluiced(controller(profile))));
     if profile.congestion.is_relaxed() {
         config
             .packet_threshold(RELAXED_PACKET_THRESHOLD)

@@ -266,6 +266,7 @@ impl TimerReason {
             Self::Session(_, crate::session::Timer::Response(_)) => "response",
             Self::Session(_, crate::session::Timer::AddressRequest(_)) => "address_request",
             Self::Session(_, crate::session::Timer::Drain) => "drain",
+            Self::Session(_, crate::session::Timer::Burden) => "burden",
             Self::Handshakes => "handshakes",
             Self::CertificateExpiry(_) => "certificate_expiry",
             Self::Shutdown => "shutdown",

@@ -40,6 +40,12 @@ pub struct SessionConfig {
     pub max_stream_output: usize,
     /// The most streams of unknown type alive at once.
     pub max_unknown_streams: usize,
+    /// The most the peer may send in vain within [`Self::burden_period`]: unknown frames and streams,
+    /// empty DATA frames, capsules other than DATAGRAM (whatever they change), requests it takes back, which count 16 each.
+    /// More closes the connection with H3_EXCESSIVE_LOAD.
+    pub max_burden: u32,
+    /// The period.
+    pub burden_period: Duration,
     /// How long the peer may take to send SETTINGS.
     pub settings_timeout: Duration,
     /// How long a response may take.
@@ -76,6 +82,8 @@ impl Default for SessionConfig {
             max_address_requests: 1024,
             max_stream_output: 64 << 10,
             max_unknown_streams: 16,
+            max_burden: 4096,
+            burden_period: Duration::from_secs(10),
             settings_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),

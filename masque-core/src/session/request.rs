@@ -81,6 +81,8 @@ pub(super) struct Request {
     fin: bool,
     /// The rest of a piece of DATA payload.
     piece: Bytes,
+    /// Frames passed over since they were last counted.
+    pub(super) ignored: u32,
     max_output: usize,
     /// What the owner last could see of [`Request::wants_data`].
     wanted: bool,
@@ -102,6 +104,7 @@ impl Request {
             held: VecDeque::new(),
             fin: false,
             piece: Bytes::new(),
+            ignored: 0,
             max_output: config.max_stream_output,
             wanted: true,
         }
@@ -165,7 +168,15 @@ impl Request {
                 None => {
                     self.held.pop_front();
                 }
-                Some(FrameEvent::Header { ty, .. }) => self.judge(ty)?,
+                Some(FrameEvent::Header { ty, length }) => {
+                    self.judge(ty)?;
+                    let ignored = match ty {
+                        FrameType::Unknown(_) => true,
+                        FrameType::Data => length == 0,
+                        _ => false,
+                    };
+                    self.ignored = self.ignored.saturating_add(ignored.into());
+                }
                 Some(FrameEvent::Data(piece)) => self.piece = piece,
                 Some(FrameEvent::Headers(section)) => return Ok(Some(Found::Head(section))),
                 Some(_) => return Err(WireErrorKind::FrameUnexpected),

@@ -4,6 +4,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use masque_testkit::hostile::probe::{self, Probe, ProbeError};
 use masque_testkit::lab::{self, Comparison, LabError, Scenario};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
@@ -29,6 +30,9 @@ enum Command {
         #[command(flatten)]
         comparison: Box<Comparison>,
     },
+    /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
+    /// the rules; fails if it breaks one itself.
+    Probe(Box<Probe>),
     /// Takes one input at a time; commands come from standard input.
     Step {
         #[command(flatten)]
@@ -39,6 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
+        Command::Probe(options) => return judge(&options, &mut out),
         Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
@@ -51,6 +56,45 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("masque-lab: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn judge(options: &Probe, out: &mut impl io::Write) -> ExitCode {
+    match probe::probe(options, out) {
+        Ok(tally) if tally.violations == 0 && tally.pass > 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(ProbeError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("masque-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+        for line in [
+            "masque-lab probe https://a/{target}/{ipproto}/ --ca ca.pem --json",
+            "masque-lab probe --listen [::1]:4433 --cert a.pem --key a.key",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "masque-lab probe",
+            "masque-lab probe https://a/ --listen [::1]:4433 --cert a --key b",
+            "masque-lab probe https://a/ --cert a.pem",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 }

@@ -168,6 +168,9 @@ impl World {
             });
         }
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
+        if self.reaches_stranger(from, to, data) {
+            return;
+        }
         let Some((peer, _)) = self.owner(to) else {
             self.stats.unknown_destination += 1;
             self.log(id, format_args!("{words}: nobody has the address"));

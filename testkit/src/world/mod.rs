@@ -23,9 +23,10 @@ mod input;
 mod link;
 mod node;
 mod shards;
+mod stranger;
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime};
@@ -97,6 +98,8 @@ pub struct World {
     nodes: Vec<Node>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     groups: Vec<Group>,
+    /// What has arrived at addresses that belong to no node.
+    strangers: BTreeMap<SocketAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
@@ -117,6 +120,7 @@ impl World {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             groups: Vec::new(),
+            strangers: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
@@ -360,10 +364,6 @@ impl World {
         self.now = to;
     }
 
-    fn instant(&self) -> Instant {
-        self.base + self.now
-    }
-
     fn next_deadline(&self) -> Option<(Duration, NodeId, TimerReason)> {
         let deadlines = self.nodes.iter().enumerate().filter_map(|(index, node)| {
             node.deadline
@@ -552,6 +552,9 @@ impl World {
         data: &[u8],
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
+        if self.keep(from, to, data) {
+            return (None, words);
+        }
         let home = self.owner(to);
         let home = home.map(|(id, socket)| (self.steer_datagram(id, from, data), socket));
         let home = home.filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
