@@ -178,7 +178,11 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
         let identity = (!options.anonymous_clients).then(|| (options.identity)(index));
         let target = Target {
             config: ClientConfig {
-                crypto: crypto.client(identity.as_ref(), options.certificates_last)?,
+                crypto: crypto.client(
+                    identity.as_ref(),
+                    options.certificates_last,
+                    options.resumable,
+                )?,
                 template: template(),
                 port: PortId(0),
             },
@@ -377,12 +381,13 @@ impl Keys {
         &self,
         identity: Option<&Identity>,
         last: Option<Duration>,
+        resuming: bool,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, TlsError> {
         Ok(match self {
             Self::Null => Arc::new(NullClient {
                 identity: identity.cloned(),
             }),
-            Self::Tls(authority) => authority.client_for(identity, last)?,
+            Self::Tls(authority) => authority.client_with(identity, last, resuming)?,
         })
     }
 }

@@ -130,15 +130,6 @@ impl Endpoint {
                 break;
             }
         }
-        self.update_mtu(now, &mut conn);
-        if self.check_ipv6(now, &mut conn) {
-            conn.bridge.settle(now, &mut events);
-            for event in events.drain(..) {
-                self.on_bridge_event(now, &mut conn, event);
-            }
-        }
-        conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
-        self.bridge_events = events;
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
             // QUIC begins anew with what it knows of the path's size.
@@ -157,6 +148,14 @@ impl Endpoint {
             });
         }
         self.update_mtu(now, &mut conn);
+        if self.check_ipv6(now, &mut conn) {
+            conn.bridge.settle(now, &mut events);
+            for event in events.drain(..) {
+                self.on_bridge_event(now, &mut conn, event);
+            }
+        }
+        conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
+        self.bridge_events = events;
         if conn.client.is_some() {
             self.try_take_over(now, &mut conn);
         }

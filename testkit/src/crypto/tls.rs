@@ -187,6 +187,19 @@ impl Authority {
         identity: Option<&Identity>,
         lasting: Option<Duration>,
     ) -> Result<Arc<QuicClientConfig>, TlsError> {
+        self.client_with(identity, lasting, false)
+    }
+
+    /// The same, which resumes its sessions if `resuming` and the server lets it.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn client_with(
+        &self,
+        identity: Option<&Identity>,
+        lasting: Option<Duration>,
+        resuming: bool,
+    ) -> Result<Arc<QuicClientConfig>, TlsError> {
         let label = identity.map_or("anonymous", |identity| &identity.0);
         let builder = rustls::ClientConfig::builder_with_details(
             self.source.provider(label),
@@ -207,8 +220,10 @@ impl Authority {
         };
         config.key_log = self.secrets.clone();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Does nothing where the server gives no tickets.
-        config.resumption = Resumption::in_memory_sessions(8);
+        config.resumption = match resuming {
+            true => Resumption::in_memory_sessions(8),
+            false => Resumption::disabled(),
+        };
         Ok(Arc::new(QuicClientConfig::try_from(config)?))
     }
 

@@ -325,6 +325,11 @@ impl Host for InnerHost {
                     cx.wake(self.plan_begins.saturating_sub(cx.now), ROUND);
                 }
             }
+            Event::HandedOver { from, to, .. } => {
+                if let Some(pairs) = self.pairs.remove(from) {
+                    self.pairs.insert(*to, pairs);
+                }
+            }
             Event::TunnelDown { tunnel, .. } => {
                 self.pairs.remove(tunnel);
                 self.has.remove(tunnel);
