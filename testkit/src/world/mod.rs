@@ -17,6 +17,7 @@
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
 //! - a port without offload gets plain packets.
 
+mod direction;
 mod drive;
 mod host;
 mod input;
@@ -34,6 +35,7 @@ use bytes::BytesMut;
 use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, TimerReason};
 use masque_core::wire::offload::VnetHdr;
 
+pub use direction::{Delivery, Direction};
 pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, LinkConfig, LinkStats};
