@@ -2,17 +2,19 @@
 
 use std::fmt::Write as _;
 
+use super::goals;
 use super::record::{Cell, Results, Summary};
 
 /// No tunnel.
-const RAW: &str = "raw";
+pub(super) const RAW: &str = "raw";
 /// What ours are held against besides.
-const PEER: &str = "wireguard-go";
+pub(super) const PEER: &str = "wireguard-go";
 
 /// The tables as Markdown.
 #[must_use]
 pub fn markdown(results: &Results) -> String {
     let mut text = String::new();
+    goals::table(results, &mut text);
     goodput(results, &mut text);
     voice(results, &mut text);
     loaded(results, &mut text);
@@ -156,11 +158,11 @@ fn names(results: &Results) -> Vec<&str> {
         .collect()
 }
 
-fn is_bulk(test: &str) -> bool {
+pub(super) fn is_bulk(test: &str) -> bool {
     test.starts_with(|first: char| first.is_ascii_digit())
 }
 
-fn is_down(test: &str) -> bool {
+pub(super) fn is_down(test: &str) -> bool {
     test.split('_').any(|part| part == "down")
 }
 
