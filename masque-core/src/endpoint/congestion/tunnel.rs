@@ -16,6 +16,9 @@ const INITIAL: u64 = 16;
 const INITIAL_RATE: f64 = 10e6 / 8.0;
 /// And more where a round trip is long, for there doublings are dear: twice as much at this one.
 const LONG: Duration = Duration::from_millis(200);
+/// Less than this part of the window per round trip is a trickle: a call, handshakes of flows that are about
+/// to begin, acknowledgements of flows the other way. Where delay wanders, it can look like a queue.
+const TRICKLE: f64 = 4.0;
 /// How far ahead of the rate seen so far the window is while starting up.
 const AHEAD: f64 = 3.0;
 /// The least window, in packets.
@@ -276,7 +279,9 @@ impl Tunnel {
                     flat,
                     best: best.max(rate),
                 };
-                if stands && !interval.is_limited(0.5) {
+                // A trickle has not made it, and says nothing of what the path holds.
+                let used = interval.acked as f64 >= self.window / TRICKLE;
+                if stands && used && !interval.is_limited(0.5) {
                     self.tighten(0.0);
                 }
                 if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
