@@ -272,19 +272,20 @@ impl Tunnel {
         let excess = self.loss > LOSS_LIMIT && interval.samples >= 16;
         match self.phase {
             Phase::Startup { flat, best } => {
-                let grown = rate >= best * 1.25 || !interval.is_limited(0.9);
+                // A trickle has made no queue, and says nothing of what the path holds.
+                let used = interval.acked as f64 >= self.window / TRICKLE;
+                let limited = |share| used && interval.is_limited(share);
+                let grown = rate >= best * 1.25 || !limited(0.9);
                 let flat = if grown { 0 } else { flat + 1 };
                 let stands = queue > self.target() && interval.samples >= 8;
                 self.phase = Phase::Startup {
                     flat,
                     best: best.max(rate),
                 };
-                // A trickle has not made it, and says nothing of what the path holds.
-                let used = interval.acked as f64 >= self.window / TRICKLE;
-                if stands && used && !interval.is_limited(0.5) {
+                if stands && used && !limited(0.5) {
                     self.tighten(0.0);
                 }
-                if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
+                if limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
                     // What was measured before the window is cut: whether a queue is ours is seen then.
                     self.run = (queue > self.target()).then_some(Run {
