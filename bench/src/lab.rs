@@ -303,7 +303,8 @@ impl Lab {
         format!("{}n{}", std::process::id(), self.number)
     }
 
-    /// Gives the client a second link to the router: there, without addresses, and down.
+    /// Gives the client a second link to the router, without addresses at the client. It is up: a link that
+    /// comes up loses the first questions for its neighbour, and those are asked once a second.
     ///
     /// # Errors
     /// As [`run`].
@@ -315,7 +316,6 @@ impl Lab {
         )?;
         let device = SECOND_LINK.device;
         self.ip(Space::Client, &["addr", "flush", "dev", device])?;
-        self.ip(Space::Client, &["link", "set", device, "down"])?;
         Ok(())
     }
 
