@@ -14,8 +14,9 @@ const INITIAL: u64 = 16;
 /// Where the path is long, the window begins with this many bytes per second instead: the pacer spreads
 /// it, and flows inside begin gently themselves.
 const INITIAL_RATE: f64 = 10e6 / 8.0;
-/// And more where a round trip is long, for there doublings are dear: twice as much at this one.
-const LONG: Duration = Duration::from_millis(200);
+/// And more where a round trip is long, for there doublings are dear: twice as much at this one, four times at
+/// most.
+const LONG: Duration = Duration::from_millis(100);
 /// Less than this part of the window per round trip is a trickle: a call, handshakes of flows that are about
 /// to begin, acknowledgements of flows the other way. Where delay wanders, it can look like a queue.
 const TRICKLE: f64 = 4.0;
@@ -195,7 +196,7 @@ impl Tunnel {
         if !self.started {
             self.started = true;
             let trip = sample.as_secs_f64().min(1.0);
-            let start = INITIAL_RATE * trip * (1.0 + trip / LONG.as_secs_f64());
+            let start = INITIAL_RATE * trip * (1.0 + (trip / LONG.as_secs_f64()).min(3.0));
             self.set(self.window.max(start));
         }
         if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
