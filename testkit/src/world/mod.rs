@@ -18,6 +18,7 @@
 //! - a port without offload gets plain packets.
 
 mod deed;
+mod direction;
 mod drive;
 mod host;
 mod input;
@@ -40,6 +41,7 @@ use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, T
 use masque_core::wire::offload::VnetHdr;
 
 pub use deed::Deed;
+pub use direction::{Delivery, Direction};
 pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
