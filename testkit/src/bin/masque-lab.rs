@@ -29,6 +29,11 @@ enum Command {
         #[command(flatten)]
         comparison: Box<Comparison>,
     },
+    /// Runs many worlds in which anything happens, one for each seed: every invariant must hold.
+    Seeds {
+        #[command(flatten)]
+        seeds: lab::SeedsArgs,
+    },
     /// Takes one input at a time; commands come from standard input.
     Step {
         #[command(flatten)]
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
+        Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
         Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
     };
     drop(out);

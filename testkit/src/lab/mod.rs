@@ -2,6 +2,7 @@
 
 mod profiles;
 mod report;
+mod seeds;
 mod stepper;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use report::{run, summary};
+pub use seeds::{SeedsArgs, seeds};
 pub use stepper::step;
 
 use crate::crypto::TlsError;
@@ -111,6 +113,9 @@ pub enum LabError {
     /// A path or subject that there is not.
     #[error("nothing is called {0:?}")]
     Name(String),
+    /// So many worlds in which something did not hold.
+    #[error("{0} worlds failed")]
+    Failed(usize),
     /// Reading commands or writing answers failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),

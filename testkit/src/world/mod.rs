@@ -15,12 +15,14 @@
 //! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
 //! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
-//! - a port without offload gets plain packets.
+//! - a port without offload gets plain packets;
+//! - what `invariants.rs` says of packets, addresses, routes, rules and queues.
 
 mod deed;
 mod drive;
 mod host;
 mod input;
+mod invariants;
 mod link;
 mod node;
 mod router;
@@ -93,6 +95,7 @@ pub struct World {
     max_segments: NonZeroUsize,
     stats: WorldStats,
     trace: Trace,
+    watch: invariants::Watch,
 }
 
 impl World {
@@ -113,6 +116,7 @@ impl World {
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            watch: invariants::Watch::default(),
         }
     }
 
@@ -196,6 +200,7 @@ impl World {
         node: NodeId,
         act: impl FnOnce(&mut Endpoint, Instant) -> T,
     ) -> Option<T> {
+        self.watch_nothing();
         let now = self.instant();
         let done = act(self.nodes[node.0].endpoint.as_mut()?, now);
         self.drain(node);
@@ -390,6 +395,7 @@ impl World {
     }
 
     fn stop(&mut self, id: NodeId) {
+        self.watch_stop(id);
         let node = &mut self.nodes[id.0];
         node.endpoint = None;
         node.deadline = None;
@@ -421,6 +427,9 @@ impl World {
             Input::Packet { node, port, data } => {
                 let node = self.steer_packet(node, &data);
                 let words = format!("<- tun {}", packet::summary(&data));
+                if self.nodes[node.0].endpoint.is_some() {
+                    self.watch_packet(node, &data);
+                }
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
@@ -495,7 +504,9 @@ impl World {
             } => {
                 let words = format!("<- socket {} is {to}", socket.0);
                 let place = self.nodes[node.0].sockets.get_mut(socket.0 as usize);
-                *place.expect("the scenario names a socket there is") = to;
+                let place = place.expect("the scenario names a socket there is");
+                let before = std::mem::replace(place, to);
+                self.watch_move(before.ip());
                 self.tell(node, &words, |endpoint, now| {
                     if !tell {
                         return None;
@@ -555,6 +566,7 @@ impl World {
         data: &[u8],
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
+        self.watch_sender(from.ip());
         let home = self.owner(to);
         let home = home.map(|(id, socket)| (self.steer_datagram(id, from, data), socket));
         let home = home.filter(|(id, _)| self.nodes[id.0].endpoint.is_some());

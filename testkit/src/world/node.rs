@@ -32,6 +32,7 @@ pub struct Node {
     pub(super) config: Config,
     pub(super) sockets: Vec<SocketAddr>,
     pub(super) host: Box<dyn Host>,
+    pub(super) audit: super::invariants::Audit,
     pub(super) behind: Option<super::router::RouterId>,
     /// `None` while stopped.
     pub(super) endpoint: Option<Endpoint>,
@@ -58,6 +59,7 @@ impl Node {
             config: spec.config,
             sockets: spec.sockets,
             host: spec.host,
+            audit: super::invariants::Audit::default(),
             behind: None,
             endpoint: None,
             incarnation: 0,
