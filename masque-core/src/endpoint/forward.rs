@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::answers::error_for;
+use super::arena::Arena;
 use super::config::{Access, PortConfig};
 use super::conn::{Conn, IPV6_MTU, Tunnel, Way, forwardable};
 use super::counters::{Counters, DropReason};
@@ -21,12 +22,11 @@ use crate::wire::ip::{self, PacketInfo};
 use crate::wire::offload::{Coalescer, TunFrame, Verdict, VnetHdr, segment};
 use crate::wire::stream::Role;
 
-/// Bytes taken from the allocator at a time for packets on their way into tunnels.
-const ARENA: usize = 256 << 10;
 /// What tunnels with a queue leave free for one that has none.
 const SPARE: usize = 64 << 10;
-/// What one super-packet can need at most: 64 KiB of payload in segments with headers of their own.
-const SUPER_PACKET: usize = 160 << 10;
+/// What a packet is expected to need beyond its length, for the header of a datagram; a super-packet needs a
+/// quarter more, for those of its segments.
+const HEADER_ROOM: usize = 256;
 
 /// A device.
 pub(super) struct Port {
@@ -70,7 +70,7 @@ pub(super) struct Forwarding {
     pub(super) policy: Option<Policy>,
     pub(super) counters: Counters,
     pub(super) across: Vec<Across>,
-    arena: BytesMut,
+    pub(super) arena: Arena,
     /// How many tunnels have had a packet let through.
     verdicts: Verdict,
     /// Device, protocol, destination and source of the last packet that entered a tunnel, and where.
@@ -106,7 +106,7 @@ impl Forwarding {
             policy,
             counters: Counters::default(),
             across: Vec::new(),
-            arena: BytesMut::new(),
+            arena: Arena::default(),
             verdicts: 0,
             last: None,
             queued_bytes: 0,
@@ -366,15 +366,13 @@ impl Forwarding {
         let Some(datagram_header) = state.header else {
             return self.enter_capsules(conn, tunnel, header, packet, info, trace);
         };
-        if self.arena.capacity() - self.arena.len() < SUPER_PACKET.min(packet.len() * 2 + 256) {
-            self.arena.reserve(ARENA);
-        }
+        let room = packet.len() + packet.len() / 4 + HEADER_ROOM;
         let made = match segment(
             header,
             packet,
             datagram_header.as_slice(),
             None,
-            &mut self.arena,
+            self.arena.room(room),
         ) {
             Ok(made) => made,
             Err(_) => {
@@ -382,7 +380,7 @@ impl Forwarding {
                 return Err((reason, self.lost(reason, header, packet, info, trace)));
             }
         };
-        let mut rest = self.arena.split().freeze();
+        let mut rest = self.arena.take();
         self.queued_bytes += rest.len();
         state.sent_packets += made.count as u64;
         state.sent_bytes += rest.len() as u64;

@@ -24,6 +24,7 @@
 
 mod admit;
 mod answers;
+mod arena;
 mod bridge;
 mod carry;
 mod cipher;
@@ -406,6 +407,7 @@ impl Endpoint {
         for port in &mut self.fwd.ports {
             port.out.rest();
         }
+        self.fwd.arena.rest();
         for conn in self.conns.iter_mut().flatten() {
             for tunnel in &mut conn.tunnels {
                 tunnel.queue.rest(now);
