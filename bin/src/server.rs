@@ -131,7 +131,7 @@ pub fn config(
                 .iter()
                 .map(|(_, template)| template.clone())
                 .collect(),
-            ..SessionConfig::default()
+            ..settings.session.clone()
         },
         shard: None,
         ports: vec![app::port_config(
@@ -269,7 +269,8 @@ impl App for ServerApp {
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
-            Event::TunnelRefused { .. } => {}
+            // The first is never asked for: `resolve_names` is off.
+            Event::NameWanted { .. } | Event::TunnelRefused { .. } | Event::HandedOver { .. } => {}
             Event::ShutdownComplete => cx.stop(),
         }
     }

@@ -16,7 +16,7 @@ use rustls::crypto::aws_lc_rs as backend;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 use rustls::crypto::ring as backend;
 use rustls::quic::Suite;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,6 +25,13 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::{Pem, Source};
 use crate::exit::Failure;
+
+/// Sessions that clients may resume; the oldest give way. Each is a certificate and little else.
+const RESUMABLE_SESSIONS: usize = 4096;
+/// How many a client may take up again: it may try several times at once.
+const TICKETS: usize = 2;
+/// Servers whose sessions a client keeps: there is one.
+const RESUMABLE_SERVERS: usize = 2;
 
 /// The CA of the other side, our own certificate and key if we have one, and the ciphers that may be used.
 #[derive(Clone)]
@@ -310,9 +317,10 @@ impl Credentials {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         config.alpn_protocols = vec![b"h3".to_vec()];
-        // A resumed session would carry an identity past the end of its certificate.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        // Shared by all shards, each good for one connection, gone with the process. A resumed session has
+        // its client's certificate with it, and ends with that as any other does.
+        config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
+        config.send_tls13_tickets = TICKETS;
         QuicServerConfig::with_initial(Arc::new(config), initial_suite()?)
             .map(Arc::new)
             .map_err(|error| Failure::internal(error.to_string()))
@@ -334,7 +342,7 @@ impl Credentials {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h3".to_vec()];
-        config.resumption = Resumption::disabled();
+        config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS);
         QuicClientConfig::with_initial(Arc::new(config), initial_suite()?)
             .map(Arc::new)
             .map_err(|error| Failure::internal(error.to_string()))

@@ -1,10 +1,16 @@
 //! Wrong configurations: each is named in words, with its place and exit code 3, and nothing is left.
+//! And what good ones make of what they do not say.
 
 mod common;
 
 use std::fs;
 
 use common::{Fixture, masque, with_config};
+use masque::config::server::ServerSettings;
+use masque::config::{ClientFile, ServerFile, Source};
+use quinn_proto::Side;
+use quinn_proto::crypto::{ClientConfig, ServerConfig};
+use quinn_proto::transport_parameters::TransportParameters;
 
 /// Runs `server` and `check` on a configuration that `edit` has spoilt.
 #[track_caller]
@@ -344,5 +350,74 @@ fn the_documented_examples_are_valid_but_for_their_files() {
             "{}",
             outcome.stderr
         );
+    }
+}
+
+#[test]
+fn without_templates_the_well_known_place_answers() {
+    let fixture = Fixture::new();
+    let settings = server_settings(&fixture);
+    assert!(!settings.templates.is_empty());
+    for (text, template) in &settings.templates {
+        // 9484-3-12
+        let matched = template.match_path("/.well-known/masque/ip/192.0.2.1/17/");
+        let values = (Some("192.0.2.1".to_owned()), Some("17".to_owned()));
+        assert_eq!(matched, Ok(Some(values)), "{text}");
+    }
+}
+
+fn server_settings(fixture: &Fixture) -> ServerSettings {
+    let source = Source::read(&fixture.server(&[]));
+    source
+        .and_then(|source| ServerFile::load(&source))
+        .unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+/// Transport parameters that say nothing.
+fn parameters() -> TransportParameters {
+    TransportParameters::read(Side::Server, &mut &[][..]).unwrap()
+}
+
+/// The ClientHello of a client, which names what it wants in clear.
+fn client_hello(fixture: &Fixture, server_name: &str) -> Vec<u8> {
+    let source = Source::read(&fixture.client(&[]));
+    let settings = source.and_then(|source| ClientFile::load(&source));
+    let config = settings.and_then(|settings| settings.credentials.client());
+    let config = config.unwrap_or_else(|failure| panic!("{failure:?}"));
+    let mut session = config.start_session(1, server_name, &parameters()).unwrap();
+    let mut hello = Vec::new();
+    assert!(session.write_handshake(&mut hello).is_none());
+    assert!(session.early_crypto().is_none(), "no 0-RTT");
+    hello
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn tls_names_the_server_and_the_one_protocol_spoken() {
+    let fixture = Fixture::new();
+    // ALPN (16): a list of 3 bytes with one protocol of 2.
+    let alpn = b"\x00\x10\x00\x05\x00\x03\x02h3";
+    let name = client_hello(&fixture, "vpn.example");
+    let literal = client_hello(&fixture, "192.0.2.1");
+    // 9114-3.2-02: of an address there is no name to say.
+    assert!(contains(&name, b"\x00\x0bvpn.example"));
+    assert!(!contains(&literal, b"192.0.2.1"));
+    let server = server_settings(&fixture).credentials.server();
+    let server = server.unwrap_or_else(|failure| panic!("{failure:?}"));
+    for hello in [name, literal] {
+        // 9114-3.2-01: h3 and nothing else is offered,
+        assert!(contains(&hello, alpn));
+        let mut session = server.clone().start_session(1, &parameters());
+        assert!(session.read_handshake(&hello).is_ok());
+        // and nothing else taken: no_application_protocol.
+        let at = hello.windows(alpn.len()).position(|it| it == alpn).unwrap();
+        let mut other = hello;
+        other[at + alpn.len() - 1] = b'2';
+        let mut session = server.clone().start_session(1, &parameters());
+        let error = session.read_handshake(&other).unwrap_err();
+        assert_eq!(u64::from(error.code), 0x100 + 120);
     }
 }

@@ -146,6 +146,7 @@ kinds! {
     FrameLength => Connection FRAME_ERROR, "frame payload and its length disagree";
     FrameTruncated => Connection FRAME_ERROR, "stream ended inside a frame";
     FrameUnexpected => Connection FRAME_UNEXPECTED, "frame type not allowed here";
+    Burden => Connection EXCESSIVE_LOAD, "too much that is of no use";
     FrameTooLarge => Connection EXCESSIVE_LOAD, "frame larger than the limit for its type";
     MissingSettings => Connection MISSING_SETTINGS, "first frame on the control stream is not SETTINGS";
     SettingsReserved => Connection SETTINGS_ERROR, "setting reserved by HTTP/2";

@@ -10,6 +10,7 @@
 //! | [`packet`] | inner IP packets, built and read by hand |
 //! | [`world`] | nodes, links, time, trace |
 //! | [`fuzz`] | what fuzz targets do with their bytes |
+//! | [`hostile`] | a peer that says anything, scripts for it, and `masque-lab probe` |
 //! | [`scenario`] | worlds ready to run |
 //! | [`seeds`] | many worlds in which anything happens, one for each seed |
 //! | [`witness`] | how to see a failure again |
@@ -20,6 +21,7 @@
 
 pub mod crypto;
 pub mod fuzz;
+pub mod hostile;
 pub mod lab;
 pub mod packet;
 pub mod scale;

@@ -79,10 +79,14 @@ pub struct Options {
     pub identity: fn(usize) -> Identity,
     /// How long client certificates are valid from [`crate::world::WALL`] on; not with [`Crypto::Null`].
     pub certificates_last: Option<Duration>,
+    /// Whether clients may resume TLS sessions; not with [`Crypto::Null`].
+    pub resumable: bool,
     /// Limits, on both sides.
     pub limits: Limits,
     /// The server's shards.
     pub sharding: Sharding,
+    /// Whether host names are told of to be resolved.
+    pub resolve_names: bool,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -117,8 +121,10 @@ impl Default for Options {
             anonymous_clients: false,
             identity: client_identity,
             certificates_last: None,
+            resumable: false,
             limits: Limits::default(),
             sharding: Sharding::default(),
+            resolve_names: false,
             change_server: |_| {},
             trace: false,
         }
@@ -149,7 +155,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     world.set_tracing(options.trace);
     let crypto = Keys::of(options.crypto, world.seed())?;
     let address = server_address();
-    let config_of_server = server_config(options, crypto.server()?, &world);
+    let config_of_server = server_config(options, crypto.server(options.resumable)?, &world);
     let spec = |_| {
         let mut host = InnerHost::server(vec![INNER_V4, INNER_V6]);
         host.plan = options.server_plan.clone();
@@ -287,6 +293,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
         limits: options.limits.clone(),
         session: SessionConfig {
             templates,
+            resolve_names: options.resolve_names,
             ..SessionConfig::default()
         },
         shard: None,
@@ -347,10 +354,13 @@ impl Keys {
         })
     }
 
-    pub(crate) fn server(&self) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
+    pub(crate) fn server(
+        &self,
+        resumable: bool,
+    ) -> Result<Arc<dyn quinn_proto::crypto::ServerConfig>, TlsError> {
         Ok(match self {
             Self::Null => NullServer::named(SERVER_NAME),
-            Self::Tls(authority) => authority.server(SERVER_NAME)?,
+            Self::Tls(authority) => authority.server_with(SERVER_NAME, resumable)?,
         })
     }
 

@@ -1,9 +1,14 @@
-//! Bytes nobody should send: they never panic, and what was up stays up.
+//! Bytes nobody should send: they never panic, what was up stays up, and every script of
+//! `testdata/hostile` ends as it says.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use masque_core::endpoint::{Ecn, PortId};
+use masque_core::endpoint::{Ecn, PortId, Usage};
+use masque_testkit::hostile::report::Verdict;
+use masque_testkit::hostile::{catalogue, vectors, world};
 use masque_testkit::scenario::{Options, Star, client_address, server_address, star};
 use masque_testkit::world::{Input, NodeId, PingPlan};
 use proptest::prelude::*;
@@ -148,4 +153,84 @@ fn apply(damage: &Damage, data: &[u8]) -> Vec<u8> {
         Damage::Repeat => {}
     }
     data
+}
+
+/// Each script proves the requirements it cites.
+#[test]
+fn every_script_ends_as_it_says_and_leaves_nothing_behind() {
+    let only = std::env::var("HOSTILE_SCRIPT").ok();
+    let mut wrong = Vec::new();
+    let files = files();
+    let texts = files.iter().map(|(file, text)| (&file[..], &text[..]));
+    for case in catalogue::of(texts).expect("scripts that can be read") {
+        if only.as_ref().is_some_and(|only| *only != case.script.name) {
+            continue;
+        }
+        let outcome = world::run(&case, 1, only.is_some());
+        let report = &outcome.report;
+        let left = outcome.left != Usage::default();
+        if report.verdict != Verdict::Pass || left {
+            wrong.push(format!(
+                "{} against a {}: {}\n  expected {}\n  seen     {}{}\n{}",
+                report.script,
+                report.subject.name(),
+                report.verdict.name(),
+                report.expected,
+                report.seen,
+                if left {
+                    format!("\n  left     {:?}", outcome.left)
+                } else {
+                    String::new()
+                },
+                outcome.trace
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} scripts:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+/// What stands in `testdata/hostile`, by name.
+fn files() -> BTreeMap<String, String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/hostile");
+    let entries = std::fs::read_dir(directory).expect("testdata is there");
+    entries
+        .map(|entry| {
+            let path = entry.expect("readable").path();
+            let name = path.file_name().expect("a file").to_string_lossy();
+            let text = std::fs::read_to_string(&path).expect("text");
+            (name.into_owned(), text)
+        })
+        .collect()
+}
+
+/// `MASQUE_BLESS=1` writes them.
+#[test]
+fn the_scripts_made_from_the_vectors_are_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata");
+    let text = std::fs::read_to_string(root.join("vectors.json")).expect("testdata is there");
+    for (file, text) in vectors::files(&text).expect("vectors") {
+        let path = root.join("hostile").join(file);
+        if std::env::var_os("MASQUE_BLESS").is_some() {
+            std::fs::write(&path, &text).expect("testdata can be written");
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(there == text, "{file} is stale: run with MASQUE_BLESS=1");
+    }
+}
+
+#[test]
+fn the_probe_has_every_script() {
+    let there = files();
+    let built_in: Vec<_> = catalogue::FILES.iter().map(|(file, _)| *file).collect();
+    assert!(there.keys().eq(built_in), "{:?}", there.keys());
+    let mut names = BTreeSet::new();
+    for case in catalogue::all().expect("scripts that can be read") {
+        let key = (case.script.name.clone(), case.subject);
+        assert!(names.insert(key), "{} twice", case.script.name);
+    }
 }

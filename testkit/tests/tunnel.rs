@@ -141,6 +141,7 @@ fn an_echo_takes_exactly_one_round_trip_on_an_idle_path() {
     let quick = trips
         .iter()
         .filter(|trip| **trip == Duration::from_millis(20));
+    // 9484-10-01, 9221-5-01: nothing waits for anything, on either side.
     assert!(quick.count() >= 15, "{trips:?}");
 }
 
@@ -314,6 +315,7 @@ fn keep_alive_keeps_a_silent_connection() {
     let mut star = star(&options).expect("valid");
     star.world.run_until(LIMIT);
     for node in [star.client(), star.server] {
+        // 9114-5.1-01
         assert_eq!(closed(&star, node), None);
         assert!(tunnel(&star, node).is_some());
     }
@@ -435,6 +437,7 @@ fn a_client_without_identity_is_refused() {
         star.world.run_until(Duration::from_secs(5));
         let client = star.client();
         assert!(!has_addresses(&star, client));
+        // 9484-11-01
         assert!(
             matches!(
                 closed(&star, client),

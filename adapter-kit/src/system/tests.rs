@@ -154,3 +154,19 @@ fn every_socket_that_goes_without_an_offload_is_counted_once() {
     io.remove(second);
     assert_eq!(io.fallbacks().gso, 2);
 }
+
+#[test]
+fn no_datagram_is_fragmented_on_the_way() {
+    let mut io = SystemIo::new();
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        // Not every machine has IPv6.
+        if let Ok(socket) = UdpSocket::bind(address) {
+            io.add_socket(socket).expect("a socket like others");
+        }
+    }
+    assert!(!io.sockets.is_empty());
+    for socket in &io.sockets {
+        // 9000-14-02
+        assert!(!socket.state.may_fragment(), "{socket:?}");
+    }
+}

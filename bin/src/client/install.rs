@@ -20,7 +20,8 @@ pub struct Installer {
     mark: u32,
     policy: AcceptPolicy,
     server: Option<IpAddr>,
-    source: Option<IpAddr>,
+    /// Interface and address that packets to it leave from.
+    source: Option<(String, IpAddr)>,
     mtu: u32,
     assigned: Vec<IpPrefix>,
     ranges: Vec<AddressRange>,
@@ -59,18 +60,35 @@ impl Installer {
         self.source = self.way();
     }
 
-    /// Whether packets to the server leave from another address than at the last look.
-    pub fn moved(&mut self) -> bool {
-        let source = self.way();
-        let moved = source.is_some() && source != self.source;
-        if moved {
-            self.source = source;
+    /// The connection to the server goes to this address from now on.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn moved_to(&mut self, server: IpAddr) -> Result<(), HostError> {
+        let before = self.server;
+        self.connected(server);
+        if before == self.server {
+            return Ok(());
         }
-        moved
+        // What may be installed depends on where the server is.
+        self.install_routes().map(drop)
     }
 
-    fn way(&mut self) -> Option<IpAddr> {
-        self.host.way_to(self.server?, Some(self.mark)).ok()?.source
+    /// Where packets to `server` would leave from now; `None` if no way leads there.
+    pub fn way_to(&mut self, server: IpAddr) -> Option<(String, IpAddr)> {
+        let way = self.host.way_to(server, Some(self.mark)).ok()?;
+        // A way through our own tunnel is none.
+        let way = Some(way).filter(|way| way.link != self.tun)?;
+        Some((way.link, way.source?))
+    }
+
+    fn way(&mut self) -> Option<(String, IpAddr)> {
+        self.way_to(self.server?)
+    }
+
+    /// Whether packets to the server leave from elsewhere than when it was connected to.
+    pub fn moved(&mut self) -> bool {
+        self.way() != self.source
     }
 
     /// Sets the device's MTU.

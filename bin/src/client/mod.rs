@@ -2,6 +2,7 @@
 
 mod backoff;
 mod install;
+mod moving;
 mod verdict;
 
 use std::io;
@@ -22,6 +23,7 @@ use masque_core::wire::prefix::IpPrefix;
 
 use self::backoff::Backoff;
 pub use self::install::Installer;
+use self::moving::Moving;
 use self::verdict::{Circumstances, Verdict};
 use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;
@@ -74,6 +76,7 @@ pub fn serve<R: Runtime>(
     let mut pump = app::pump(config, io, app)?;
     let controller = pump.controller();
     pump.app_mut().controller = Some(controller.clone());
+    let _watch = moving::watch(&controller);
     signals.forward(vec![controller], || Message::Stop);
     let pump = R::run(pump).map_err(|error| Failure::internal(error.to_string()))?;
     app::account(std::slice::from_ref(&pump));
@@ -112,6 +115,8 @@ pub fn config(settings: &ClientSettings, offload: Offload) -> Config {
 pub enum Message {
     /// Say goodbye to the server, then end.
     Stop,
+    /// Something about the host's network has changed.
+    NetworkChanged,
     /// What the server's name resolves to.
     Resolved {
         /// For which attempt.
@@ -171,6 +176,7 @@ pub struct ClientApp {
     timed_out: bool,
     tunnel_end: Option<TunnelEnd>,
     watch_at: Option<Instant>,
+    moving: Moving,
     mtu: u32,
     failure: Option<Failure>,
 }
@@ -207,6 +213,7 @@ impl ClientApp {
             timed_out: false,
             tunnel_end: None,
             watch_at: None,
+            moving: Moving::default(),
             mtu: 0,
             failure: None,
         })
@@ -270,17 +277,8 @@ impl ClientApp {
             );
             return self.failed(cx, failure, false);
         };
-        let any: IpAddr = match remote {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let mark = self.installer.is_some().then_some(self.settings.mark);
-        let socket =
-            app::bind(SocketAddr::new(any, 0), &self.settings.transport, mark).and_then(|socket| {
-                cx.sockets
-                    .add(socket)
-                    .map_err(|error| Failure::system("cannot use a UDP socket", &error))
-            });
+        self.moving.servers = addresses.to_vec();
+        let socket = self.open_socket(cx, remote);
         let socket = match socket {
             Ok(socket) => socket,
             Err(failure) => return self.failed(cx, failure, true),
@@ -444,6 +442,7 @@ impl ClientApp {
         if let Some(link) = self.link() {
             cx.sockets.remove(link.socket);
         }
+        self.forget_sockets(cx, None);
         if matches!(self.phase, Phase::Up(..)) {
             self.tell(Status::Down);
         }
@@ -462,25 +461,6 @@ impl ClientApp {
             was_up: self.was_up,
             timed_out: self.timed_out,
             tunnel_end: self.tunnel_end,
-        }
-    }
-
-    /// Another source address towards the server means another network.
-    fn watch(&mut self, cx: &mut Cx<'_>) {
-        let Phase::Up(link, _) = self.phase else {
-            self.watch_at = None;
-            return;
-        };
-        self.watch_at = Some(cx.now + WATCH);
-        let moved = self.installer.as_mut().is_some_and(Installer::moved);
-        if moved {
-            tracing::info!("the network changed: checking the path");
-            let rebound = Command::Rebound {
-                socket: link.socket,
-            };
-            if let Err(error) = cx.endpoint.handle_command(cx.now, rebound) {
-                tracing::debug!(%error, "no path check");
-            }
         }
     }
 }
@@ -540,13 +520,29 @@ impl App for ClientApp {
             Event::ConnectionClosed { conn, reason } => {
                 if self.link().is_some_and(|link| link.conn == conn) {
                     self.closed(cx, &reason);
+                } else {
+                    self.old_is_gone(cx);
                 }
+            }
+            Event::HandedOver {
+                from,
+                to,
+                socket,
+                remote,
+            } => {
+                let link = Link {
+                    conn: to.conn,
+                    socket,
+                    remote,
+                };
+                self.handed_over(cx, from, to, link);
             }
             Event::ShutdownComplete => cx.stop(),
             Event::Migrated { remote, .. } => tracing::info!(%remote, "server moved"),
             Event::Addresses { .. }
             | Event::Routes { .. }
             | Event::Mtu { .. }
+            | Event::NameWanted { .. }
             | Event::LeaseChanged(_)
             | Event::LeaseEnded(_) => {}
         }
@@ -555,6 +551,7 @@ impl App for ClientApp {
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Message) {
         match message {
             Message::Stop => self.leave(cx),
+            Message::NetworkChanged => self.network_changed(cx),
             Message::Resolved { attempt, result } => {
                 if attempt != self.attempt || self.phase != Phase::Resolving {
                     return;
@@ -579,7 +576,8 @@ impl App for ClientApp {
             Phase::Waiting(at) | Phase::Connecting(_, at) => Some(at),
             _ => None,
         };
-        phase.into_iter().chain(self.watch_at).min()
+        let settled = self.moving.settles_at;
+        phase.into_iter().chain(self.watch_at).chain(settled).min()
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>) {
@@ -593,7 +591,11 @@ impl App for ClientApp {
             _ => {}
         }
         if self.watch_at.is_some_and(|at| at <= cx.now) {
-            self.watch(cx);
+            self.watch_at = Some(cx.now + WATCH);
+            self.look(cx);
+        }
+        if self.moving.settles_at.is_some_and(|at| at <= cx.now) {
+            self.look(cx);
         }
     }
 

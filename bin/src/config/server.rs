@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use masque_core::endpoint::{Access, Identity, Limits, StaticAssignment, TransportProfile};
+use masque_core::session::SessionConfig;
 use masque_core::wire::prefix::{AddressRange, IpPrefix};
 use masque_core::wire::template::UriTemplate;
 use serde::Deserialize;
@@ -108,6 +109,13 @@ pub struct LimitsSection {
     pub total_queue: Option<Spanned<ByteSize>>,
     /// Routes one client may advertise.
     pub routes: Option<usize>,
+    /// Bytes of a request's fields.
+    pub field_section: Option<Spanned<ByteSize>>,
+    /// ADDRESS_REQUEST entries of one tunnel.
+    pub address_requests: Option<usize>,
+    /// What one client may send in vain in ten seconds: unknown frames, capsules that carry no packet,
+    /// requests taken back (16 each).
+    pub burden: Option<Spanned<u32>>,
     /// ICMP errors per second and tunnel.
     pub icmp_per_second: Option<u32>,
     /// How long an unused lease is kept.
@@ -147,6 +155,8 @@ pub struct ServerSettings {
     pub tun: TunSection,
     /// What clients may use up.
     pub limits: Limits,
+    /// HTTP/3 and capsules, without the templates.
+    pub session: SessionConfig,
     /// QUIC on the path.
     pub profile: TransportProfile,
     /// UDP offload and buffers.
@@ -197,6 +207,7 @@ impl ServerFile {
         let statics = statics(source, &self.clients, &gateways)?;
         let routes = routes(source, &self.routes)?;
         let limits = self.limits.limits(source)?;
+        let session = self.limits.session(source)?;
         let ciphers = self.transport.ciphers(source)?;
         let own = (&self.certificate, &self.key);
         let credentials = Credentials::load(source, &self.ca, Some(own))?.with_ciphers(ciphers);
@@ -231,6 +242,7 @@ impl ServerFile {
             state_dir,
             tun: self.tun,
             limits,
+            session,
             profile,
             transport: self.transport,
         })
@@ -485,5 +497,25 @@ impl LimitsSection {
             limits.lease_lifetime = lifetime.0.max(Duration::from_secs(1));
         }
         Ok(limits)
+    }
+
+    fn session(&self, source: &Source) -> Result<SessionConfig, Failure> {
+        let mut session = SessionConfig::default();
+        if let Some(size) = &self.field_section {
+            session.max_field_section = usize::try_from(size.get_ref().0)
+                .ok()
+                .filter(|size| (1 << 10..=1 << 20).contains(size))
+                .ok_or_else(|| source.fault(size, "field_section must be 1KiB to 1MiB"))?;
+        }
+        if let Some(requests) = self.address_requests {
+            session.max_address_requests = requests;
+        }
+        if let Some(burden) = &self.burden {
+            if *burden.get_ref() < 256 {
+                return Err(source.fault(burden, "honest clients need a burden of 256"));
+            }
+            session.max_burden = *burden.get_ref();
+        }
+        Ok(session)
     }
 }

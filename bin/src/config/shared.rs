@@ -1,6 +1,7 @@
 //! What both schemas have in common: the TUN device and QUIC on the path.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use masque_core::endpoint::{Cipher, CongestionControl, TransportProfile};
 use serde::Deserialize;
@@ -111,6 +112,11 @@ impl From<CipherName> for Cipher {
     }
 }
 
+/// How long a peer whose network is gone is waited for, beyond the idle timeout.
+const LINGER: Duration = Duration::from_secs(90);
+/// What is kept for it is memory and a place among the connections.
+const LONGEST_LINGER: Duration = Duration::from_secs(3600);
+
 /// `[transport]`: QUIC on the path. What is left out keeps the default of the core.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -138,6 +144,10 @@ pub struct TransportSection {
     pub discover_mtu: Option<bool>,
     /// Close after so long in silence.
     pub idle_timeout: Option<Spanned<Span>>,
+    /// Keep a connection for so much longer, with its lease and what waits for it, so that a peer whose
+    /// network is gone for a while goes on where it was; `"90s"` if left out. The shorter of both ends'
+    /// times holds.
+    pub linger: Option<Spanned<Span>>,
     /// Send something after so long in silence; `"0s"` is never.
     pub keep_alive: Option<Spanned<Span>>,
     /// UDP generic segmentation offload, where the kernel can.
@@ -267,6 +277,11 @@ impl TransportSection {
             }
             profile.idle_timeout = idle.get_ref().0;
         }
+        let too_long = |it: &&Spanned<Span>| it.get_ref().0 > LONGEST_LINGER;
+        if let Some(linger) = self.linger.as_ref().filter(too_long) {
+            return Err(source.fault(linger, "linger must be at most \"1h\""));
+        }
+        profile.linger = self.linger.as_ref().map_or(LINGER, |it| it.get_ref().0);
         if let Some(keep_alive) = &self.keep_alive {
             profile.keep_alive = Some(keep_alive.get_ref().0).filter(|span| !span.is_zero());
         }

@@ -33,6 +33,7 @@ mod route;
 mod rule;
 mod sysctl;
 mod types;
+mod watch;
 
 use std::path::Path;
 
@@ -41,6 +42,7 @@ use netlink::Netlink;
 
 pub use error::HostError;
 pub use types::{ClientFilter, GatewayAccess, Link, Route, ServerNet, Table, Way};
+pub use watch::Watch;
 
 /// The number in `rtm_protocol` that marks routes and rules of this program.
 pub const ROUTE_PROTOCOL: u8 = 0x9c;

@@ -3,6 +3,7 @@
 mod ciphers;
 mod clients;
 mod hostile;
+mod moves;
 mod namespace;
 mod pairs;
 mod paths;

@@ -28,14 +28,20 @@ const BINARIES: &[&str] = &[
     env!("CARGO_BIN_EXE_masque-mio"),
 ];
 
-/// Runs `test` in a network namespace of its own for every program, or says why not.
-fn for_every_binary(test: impl Fn(&Peer, &'static str) + Send + Copy + 'static) {
+/// Runs `test` with the independent peer in a network namespace of its own for every program, or says
+/// why not.
+fn for_every_binary(test: impl Fn(&Peer, &'static str) + Send + Sync + Copy + 'static) {
     let Some(peer) = peer() else { return };
+    alone_with_every_binary(move |binary| test(&peer, binary));
+}
+
+/// The same without the independent peer.
+pub(crate) fn alone_with_every_binary(test: impl Fn(&'static str) + Send + Clone + 'static) {
     if !getuid().is_root() || !Path::new("/dev/net/tun").exists() {
         return skipped("needs root and /dev/net/tun");
     }
     for &binary in BINARIES {
-        let peer = peer.clone();
+        let test = test.clone();
         // A thread that has changed its namespace must not be used for anything else.
         let done = thread::spawn(move || {
             if unshare(CloneFlags::CLONE_NEWNET).is_err() {
@@ -44,7 +50,7 @@ fn for_every_binary(test: impl Fn(&Peer, &'static str) + Send + Copy + 'static) 
             let run = tempfile::tempdir().expect("a place for files");
             let mut host = HostNet::open("interop", Some(run.path())).expect("netlink");
             host.set_up("lo", None).expect("a loopback interface");
-            test(&peer, binary);
+            test(binary);
             let links = host.links().expect("netlink");
             assert_eq!(links.len(), 1, "a link was left behind: {links:?}");
             true
@@ -58,7 +64,7 @@ fn for_every_binary(test: impl Fn(&Peer, &'static str) + Send + Copy + 'static) 
 }
 
 /// A program at work.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Arc<Log<String>>,
 }
@@ -97,7 +103,7 @@ impl Program {
 
     /// A server at `address` with the usual pools, which need not find out first whether the path takes
     /// 1280 bytes.
-    fn server(binary: &str, pki: &Pki, address: SocketAddr) -> Self {
+    pub(crate) fn server(binary: &str, pki: &Pki, address: SocketAddr) -> Self {
         let nft = Command::new("nft").arg("--version").output().is_ok();
         let config = format!(
             "listen = [\"{address}\"]\npools = [\"10.99.0.0/24\", \"fd00:99::/64\"]\n\
@@ -127,7 +133,7 @@ impl Program {
 
     /// SIGTERM, and a clean end.
     #[track_caller]
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let pid = i32::try_from(self.child.id()).expect("a process number");
         kill(Pid::from_raw(pid), Signal::SIGTERM).expect("our child");
         let status = self.child.wait().expect("our child");

@@ -8,6 +8,8 @@
 //! In `server.rs` and `client.rs` our side is an endpoint in a real loop with real UDP, and a device in
 //! memory with a host behind it that answers echo requests: no privilege is needed. In `binaries.rs` our
 //! side is the programs themselves, in network namespaces of their own.
+//!
+//! In `probe.rs` the peer is the hostile one of `masque-testkit`, over UDP: it needs no Python.
 
 mod binaries;
 mod capsules;
@@ -17,4 +19,5 @@ mod ours;
 mod packets;
 mod peer;
 mod pki;
+mod probe;
 mod server;

@@ -91,6 +91,14 @@ impl Pki {
         self.directory().join("server.key")
     }
 
+    pub(crate) fn client_cert_file(&self) -> PathBuf {
+        self.directory().join("client.pem")
+    }
+
+    pub(crate) fn client_key_file(&self) -> PathBuf {
+        self.directory().join("client.key")
+    }
+
     /// The peer's arguments to show the client's certificate.
     pub(crate) fn client_arguments(&self) -> String {
         let directory = self.directory().display();

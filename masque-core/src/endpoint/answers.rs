@@ -106,32 +106,42 @@ impl Forwarding {
             self.counters.icmp_limited += 1;
             return;
         }
-        if answer.len() > state.mtu as usize {
-            return;
-        }
-        let Some(header) = state.header else {
-            let packet = Bytes::from(answer);
-            if self
-                .send_capsules(conn, tunnel, std::iter::once(packet), 1)
-                .is_ok()
-            {
-                self.counters.icmp_sent += 1;
-            }
-            return;
-        };
-        let mut datagram = BytesMut::with_capacity(header.as_slice().len() + answer.len());
-        datagram.extend_from_slice(header.as_slice());
-        datagram.extend_from_slice(&answer);
-        if self.make_room(&mut conn.tunnels[tunnel], datagram.len()) {
-            self.queued_bytes += datagram.len();
-            let flow = flow_of(self.flow_key, info, packet);
-            let queue = &mut conn.tunnels[tunnel].queue;
-            queue.push(now, flow, std::iter::once(datagram.freeze()));
+        let flow = flow_of(self.flow_key, info, packet);
+        if self.originate(now, conn, tunnel, answer, flow) {
             self.counters.icmp_sent += 1;
         }
     }
 
-    fn own_address(&self, port: PortId, v4: bool) -> Option<IpAddr> {
+    /// Puts a packet of our own into a tunnel, if it fits and there is room.
+    pub(super) fn originate(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        tunnel: usize,
+        packet: Vec<u8>,
+        flow: u32,
+    ) -> bool {
+        let state = &mut conn.tunnels[tunnel];
+        if packet.len() > state.mtu as usize {
+            return false;
+        }
+        let Some(header) = state.header else {
+            let packets = std::iter::once(Bytes::from(packet));
+            return self.send_capsules(conn, tunnel, packets, 1).is_ok();
+        };
+        let mut datagram = BytesMut::with_capacity(header.as_slice().len() + packet.len());
+        datagram.extend_from_slice(header.as_slice());
+        datagram.extend_from_slice(&packet);
+        let has_room = self.make_room(state, datagram.len());
+        if has_room {
+            self.queued_bytes += datagram.len();
+            let packets = std::iter::once(datagram.freeze());
+            state.queue.push(now, flow, packets);
+        }
+        has_room
+    }
+
+    pub(super) fn own_address(&self, port: PortId, v4: bool) -> Option<IpAddr> {
         self.port(port)?
             .config
             .addresses

@@ -11,6 +11,7 @@ use quinn_proto::{
 
 use super::cipher::{self, Cipher};
 use super::event::CloseReason;
+use super::farewell;
 use super::tls;
 use crate::error::H3Code;
 use crate::few::FewMap;
@@ -185,6 +186,7 @@ impl Bridge {
 
     pub(super) fn close(&mut self, now: Instant, code: H3Code, reason: &'static str) {
         let code = VarInt::from_u64(code.0).unwrap_or(VarInt::MAX);
+        farewell::open(&self.conn);
         self.conn
             .close(now, code, Bytes::from_static(reason.as_bytes()));
     }

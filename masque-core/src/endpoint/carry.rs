@@ -27,7 +27,9 @@ impl Endpoint {
             }
         };
         let from = PacketFrom::Device(port);
-        if let Some(place) = self.fwd.last_place(port, &info) {
+        if !info.source_routed
+            && let Some(place) = self.fwd.last_place(port, &info)
+        {
             let result = self.enter_at(now, place, true, header, data, &info, from);
             return self.counted(result);
         }
@@ -49,7 +51,8 @@ impl Endpoint {
             return self.no_tunnel(data);
         };
         let result = self.enter_at(now, place, false, header, data, &info, from);
-        if result.is_ok() {
+        // Of ICMP, what is quoted is looked at too.
+        if result.is_ok() && !conn::is_icmp(&info) {
             self.fwd.remember(port, &info, place);
         }
         self.counted(result)
@@ -194,6 +197,10 @@ impl Endpoint {
     /// Hands QUIC what it can send soon, tunnel after tunnel: its own queue stays short, so that ours
     /// decides what waits and what is dropped.
     pub(super) fn feed(&mut self, now: Instant, conn: &mut Conn) {
+        if conn.is_silent(now) {
+            // It waits where it can still be handed over, or dropped when it is stale.
+            return;
+        }
         let largest = conn.bridge.max_datagram().unwrap_or(0);
         // Long turns keep the packets of a flow together, which the far end then writes as one; short
         // ones keep others from waiting: on a fast path a turn is a super-packet, on a slow one a packet.
@@ -201,6 +208,10 @@ impl Endpoint {
         let round_trip = conn.bridge.round_trip();
         for tunnel in &mut conn.tunnels {
             tunnel.queue.expect(round_trip);
+            let limit = tunnel.expected.map_or(usize::MAX, |_| largest);
+            if tunnel.queue.has_parked(limit) {
+                tunnel.queue.unpark(limit);
+            }
         }
         let mut idle = 0;
         while idle < conn.tunnels.len() && room > 0 {
@@ -235,13 +246,22 @@ impl Endpoint {
                     continue;
                 }
                 idle = 0;
+                if length <= prefix.saturating_add(tunnel.may_carry(now) as usize) {
+                    self.fwd.queued_bytes += length;
+                    tunnel.queue.park(datagram);
+                    continue;
+                }
                 self.too_large(now, conn, &datagram);
                 continue;
             }
             idle = 0;
             room = room.saturating_sub(length);
             match conn.bridge.send_datagram(datagram) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(client) = &mut conn.client {
+                        client.ask(now);
+                    }
+                }
                 Err(quinn_proto::SendDatagramError::Blocked(datagram)) => {
                     self.fwd.queued_bytes += length;
                     conn.tunnels[conn.turn].queue.push_front(datagram);

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use super::conn::{Conn, tunnel_mtu};
 use super::event::Event;
 use super::types::TunnelHandle;
-use super::{ConnId, ConnectError, Endpoint, Target, setup};
+use super::{ConnId, ConnectError, Endpoint, Target};
 use crate::error::H3Code;
-use crate::session::{CloseHow, Command as SessionCommand, TunnelId, TunnelRequest};
+use crate::session::{CloseHow, Command as SessionCommand, TunnelId};
 use crate::wire::capsule::{AddressAssign, RouteAdvertisement};
 use crate::wire::prefix::IpPrefix;
-use crate::wire::scope::{Scope, Target as ScopeTarget};
+use crate::wire::scope::Scope;
 use crate::wire::stream::Role;
-use crate::wire::template::Wildcard;
 
 impl Endpoint {
     /// Connects to a server and asks it for a tunnel.
@@ -21,59 +20,15 @@ impl Endpoint {
     /// [`ConnectError`]; nothing was sent then.
     pub fn connect(&mut self, now: Instant, target: Target) -> Result<ConnId, ConnectError> {
         self.advance(now);
-        if self.shutdown.is_some() {
-            return Err(ConnectError::ShuttingDown);
-        }
-        let connections = self.seat.shared.registry().crowd.connections();
-        if connections >= self.limits.max_connections {
-            return Err(ConnectError::Limit);
-        }
-        if self.fwd.port(target.config.port).is_none() {
-            return Err(ConnectError::UnknownPort);
-        }
-        let config = setup::client_config(&target.config, &self.profile, self.client_ids.clone())
-            .map_err(ConnectError::Profile)?;
-        let (handle, connection) =
-            self.quic
-                .connect(now, config, target.remote, &target.server_name)?;
-        let port = target.config.port;
-        let id = self.adopt(
-            handle,
-            connection,
-            Role::Client,
-            target.socket,
-            port,
-            target.remote,
-            None,
-        );
-        if let Some(conn) = self.conns[handle.0].as_mut() {
-            let value =
-                (target.scope.target != ScopeTarget::Any).then(|| target.scope.target_value());
-            let protocol = target.scope.protocol.map(|_| target.scope.ipproto_value());
-            let template = &target.config.template;
-            let request = TunnelRequest {
-                authority: template.authority().to_owned(),
-                path: template.expand(
-                    Some(value.as_deref().unwrap_or("*")),
-                    Some(protocol.as_deref().unwrap_or("*")),
-                    Wildcard::Encoded,
-                ),
-                protocol: "connect-ip".to_owned(),
-                scope: target.scope.clone(),
-                fields: target.fields,
-            };
-            conn.asked = target.scope;
-            // A new session of a client has no tunnels: it takes one.
-            let _ = conn.bridge.session().open_tunnel(request);
-        }
-        self.drive(now, handle.0);
-        Ok(id)
+        let profile = self.profile.clone();
+        self.begin(now, target, &profile, None)
     }
 
     pub(super) fn on_server_connected(&mut self, now: Instant, conn: &mut Conn) {
         let proven = conn.bridge.proven();
         conn.identity = proven.identity;
         self.watch_expiry(now, conn, proven.expires);
+        self.heir_connected(now, conn);
     }
 
     /// The tunnel is open, on either side.
@@ -94,7 +49,8 @@ impl Endpoint {
             );
             conn.tunnels.reserve_exact(1);
             conn.tunnels.push(tunnel);
-            if let Some(port) = self.fwd.port_mut(conn.port) {
+            let is_heir = conn.is_heir();
+            if let Some(port) = self.fwd.port_mut(conn.port).filter(|_| !is_heir) {
                 port.clients.push(handle);
             }
         }
@@ -106,6 +62,7 @@ impl Endpoint {
         tunnel.header = header;
         // Three round trips are enough for one probe of the path MTU to come back.
         tunnel.announce_by = Some(now + rtt * 3 + Duration::from_millis(100));
+        self.succeed(now, conn, id);
         self.update_mtu(now, conn);
     }
 
@@ -187,7 +144,10 @@ impl Endpoint {
             .fwd
             .port(conn.port)
             .map_or(1500, |port| port.config.mtu);
+        let is_heir = conn.is_heir();
+        let round_trip = conn.bridge.round_trip();
         for tunnel in &mut conn.tunnels {
+            tunnel.expected = tunnel.expected.map(|it| it.over(round_trip));
             let Some(announce_by) = tunnel.announce_by else {
                 continue;
             };
@@ -200,8 +160,14 @@ impl Endpoint {
                 (None, _) => device,
             };
             if tunnel.announced {
-                if mtu != tunnel.mtu {
-                    tunnel.mtu = mtu;
+                // While the path may turn out to carry what the last one did, that is what was told.
+                let told = tunnel.expected.map_or(tunnel.mtu, |it| it.mtu);
+                tunnel.mtu = mtu;
+                if tunnel.may_carry(now) > mtu {
+                    continue;
+                }
+                tunnel.expected = None;
+                if mtu != told {
                     self.events.push_back(Event::Mtu {
                         tunnel: tunnel.handle,
                         mtu,
@@ -210,6 +176,10 @@ impl Endpoint {
                 continue;
             }
             tunnel.mtu = mtu;
+            if is_heir {
+                continue;
+            }
+            let mtu = mtu.max(tunnel.may_carry(now));
             if mtu >= 1280 || now >= announce_by || conn.role == Role::Server {
                 tunnel.announced = true;
                 let handle = tunnel.handle;

@@ -1,6 +1,6 @@
 //! What an endpoint can be told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::config::ClientConfig;
@@ -52,6 +52,14 @@ pub enum Command {
         /// What it now has.
         addresses: Vec<IpPrefix>,
     },
+    /// Answer [`super::Event::NameWanted`] (server): the addresses of the host name. None means that it
+    /// could not be resolved, and the request is refused with 502 and `dns_error` (RFC 9484 §4.1).
+    Resolved {
+        /// The tunnel asked for.
+        tunnel: TunnelHandle,
+        /// The addresses, of either version.
+        addresses: Vec<IpAddr>,
+    },
     /// End a tunnel with FIN.
     CloseTunnel {
         /// The tunnel.
@@ -73,6 +81,22 @@ pub enum Command {
     Rebound {
         /// The socket.
         socket: SocketId,
+    },
+    /// The network changed: another connection to the server takes this one's place (client).
+    ///
+    /// It goes out of `socket`, and once its tunnel is open the device's packets go there;
+    /// [`super::Event::HandedOver`] says so. Until then, and for a moment after, the old one is used as well
+    /// as it can be.
+    HandOver {
+        /// The connection, which has a tunnel.
+        conn: ConnId,
+        /// The socket of the new network.
+        socket: SocketId,
+        /// The server's address as seen from there; `None` if it is the same.
+        remote: Option<SocketAddr>,
+        /// Whether the old socket leads nowhere any more: what is left of the old connection then goes out
+        /// of the new one, if it is of the same IP version.
+        lost: bool,
     },
     /// A device's MTU was changed.
     PortMtu {

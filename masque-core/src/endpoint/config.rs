@@ -152,6 +152,24 @@ impl CongestionControl {
     }
 }
 
+/// How a tunnel makes sure that IPv6 packets of 1,280 bytes pass (RFC 8200 §5, RFC 9484 §7.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Ipv6Minimum {
+    /// QUIC's path MTU says it. While it is too small the tunnel goes on with IPv4, puts no IPv6 packet
+    /// into a QUIC DATAGRAM, and tells their senders that there is no route.
+    #[default]
+    Follow,
+    /// As for paths with HTTP intermediaries, of whose other legs QUIC's path MTU says nothing: an echo
+    /// request of 1,280 bytes to ff02::1 must be answered, and a tunnel with IPv6 addresses is aborted
+    /// where it is not, or where the path MTU is or becomes too small.
+    Require {
+        /// How often to ask.
+        probes: u32,
+        /// How long to wait for each answer.
+        interval: Duration,
+    },
+}
+
 /// QUIC on the path: every window, buffer and limit is set here on purpose.
 ///
 /// Pacing has no setting: quinn-proto always spreads a window over a round trip, in bursts of about 2 ms,
@@ -170,8 +188,14 @@ pub struct TransportProfile {
     pub max_mtu: u16,
     /// Whether path MTU discovery runs.
     pub discover_mtu: bool,
+    /// How tunnels make sure that they carry IPv6.
+    pub ipv6_minimum: Ipv6Minimum,
     /// Close after so long without anything from the peer.
     pub idle_timeout: Duration,
+    /// A connection is kept for so much longer than `idle_timeout`, with its tunnel, lease and queue, so that
+    /// a peer that comes back from a gap in its network goes on where it was. Holds where both sides have
+    /// it: the shorter time of the two decides (RFC 9000 §10.1).
+    pub linger: Duration,
     /// Send something after so long in silence.
     pub keep_alive: Option<Duration>,
     /// The round-trip time assumed before the first sample.
@@ -201,7 +225,9 @@ impl Default for TransportProfile {
             initial_mtu: 1200,
             max_mtu: 1472,
             discover_mtu: true,
+            ipv6_minimum: Ipv6Minimum::Follow,
             idle_timeout: Duration::from_secs(30),
+            linger: Duration::ZERO,
             keep_alive: Some(Duration::from_secs(10)),
             initial_rtt: Duration::from_millis(100),
             datagram_receive_buffer: 1 << 20,

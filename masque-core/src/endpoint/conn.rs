@@ -1,19 +1,23 @@
 //! What the endpoint knows of one connection and its tunnels.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admit::Ticket;
 use super::bridge::Bridge;
 use super::counters::DropReason;
+use super::early::Early;
 use super::event::CloseReason;
 use super::fq_codel::TunnelQueue;
+use super::heirs::Client;
+use super::ipv6::Probe;
 use super::rate::RateLimit;
 use super::routes::RouteTable;
 use super::types::{ConnId, Identity, PortId, SocketId, TunnelHandle};
-use crate::session::TunnelId;
+use crate::session::{TunnelId, TunnelRequest};
 use crate::wire::datagram::DatagramHeader;
 use crate::wire::ip::PacketInfo;
+use crate::wire::ip::icmp;
 use crate::wire::offload::Verdict;
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::{Scope, Target};
@@ -21,6 +25,9 @@ use crate::wire::stream::Role;
 
 /// The least a link must carry for IPv6 (RFC 8200 §5).
 pub(super) const IPV6_MTU: u32 = 1280;
+
+/// How long the probes of a path are waited for at most.
+const PROBING: Duration = Duration::from_secs(3);
 
 /// One connection.
 pub(super) struct Conn {
@@ -50,8 +57,14 @@ pub(super) struct Conn {
     pub(super) closing: Option<CloseReason>,
     pub(super) closed_told: bool,
     pub(super) remote: std::net::SocketAddr,
+    /// Requests that wait for the addresses of a host name (server).
+    pub(super) resolving: Vec<(TunnelId, TunnelRequest)>,
+    /// Datagrams that came before their tunnel was open.
+    pub(super) early: Early,
     /// The scope asked for (client), for the event that tells of the tunnel.
     pub(super) asked: Scope,
+    /// What another connection in its place needs to know (client).
+    pub(super) client: Option<Box<Client>>,
 }
 
 impl Conn {
@@ -77,6 +90,35 @@ pub(super) enum Way {
     Down,
 }
 
+/// What was carried before, by the tunnel whose place this one took, or on the path it came from: the path
+/// it is on now may well carry that, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Expected {
+    pub(super) mtu: u32,
+    since: Instant,
+    /// Until then what is larger than shown so far waits.
+    pub(super) until: Instant,
+}
+
+impl Expected {
+    pub(super) fn new(mtu: u32, now: Instant, round_trip: Duration) -> Self {
+        let expected = Self {
+            mtu,
+            since: now,
+            until: now,
+        };
+        expected.over(round_trip)
+    }
+
+    /// The same, once a round trip has turned out to take so long: the path shows probe by probe what it
+    /// carries.
+    pub(super) fn over(mut self, round_trip: Duration) -> Self {
+        let patience = (round_trip * 10 + Duration::from_millis(100)).min(PROBING);
+        self.until = self.until.max(self.since + patience);
+        self
+    }
+}
+
 /// One established tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -93,9 +135,14 @@ pub(super) struct Tunnel {
     pub(super) mtu: u32,
     /// Told of by an event: before that, the path MTU is still being found.
     pub(super) announced: bool,
+    /// Whether 1,280 bytes of IPv6 have been seen to pass, if that is asked for.
+    pub(super) probe: Option<Probe>,
     /// When it is told of whatever the path MTU is by then.
     pub(super) announce_by: Option<Instant>,
     pub(super) queue: TunnelQueue,
+    /// The tunnel whose place it takes (server), until its queue has moved.
+    pub(super) predecessor: Option<TunnelHandle>,
+    pub(super) expected: Option<Expected>,
     pub(super) icmp: RateLimit,
     /// Stands for this tunnel's rules where packets that continue others are let through with them; 0
     /// before the first packet.
@@ -115,11 +162,12 @@ impl Tunnel {
 
     /// The largest packet let into the queue.
     pub(super) fn admits(&self, now: Instant) -> u32 {
-        if self.header.is_some() && self.is_finding(now) {
+        let known = if self.header.is_some() && self.is_finding(now) {
             IPV6_MTU
         } else {
             self.mtu
-        }
+        };
+        known.max(self.may_carry(now))
     }
 
     /// Whether a packet may travel through this tunnel: its client end must be an address of the
@@ -129,7 +177,7 @@ impl Tunnel {
             Way::Up => (info.source, info.destination),
             Way::Down => (info.destination, info.source),
         };
-        if !forwardable(info.source) || !forwardable(info.destination) {
+        if info.source_routed || !forwardable(info.source) || !forwardable(info.destination) {
             return Err(DropReason::NotForwardable);
         }
         if !self
@@ -155,9 +203,30 @@ impl Tunnel {
         }
         Ok(())
     }
+
+    /// Whether an ICMP error for the client is about a packet it may have sent here (RFC 9484 §11): where
+    /// tunnels share an address, each hears of what is in its own scope only. `Ok` for all but ICMP errors.
+    pub(super) fn judge_quoted(&self, packet: &[u8], info: &PacketInfo) -> Result<(), DropReason> {
+        if self.scope == Scope::default() || !icmp::is_icmp_error(packet, info) {
+            return Ok(());
+        }
+        let quoted = icmp::quoted(packet, info).ok_or(DropReason::OutOfScope)?;
+        let protocol = quoted.protocol;
+        let icmp = protocol == if quoted.source.is_ipv4() { 1 } else { 58 };
+        let in_protocol = self.scope.protocol.is_none_or(|it| it == protocol || icmp);
+        let in_target = match &self.scope.target {
+            Target::Prefix(prefix) => prefix.contains(quoted.destination),
+            Target::Any | Target::Name(_) => self.routes.matches(quoted.destination, protocol),
+        };
+        if in_protocol && in_target {
+            Ok(())
+        } else {
+            Err(DropReason::OutOfScope)
+        }
+    }
 }
 
-fn is_icmp(info: &PacketInfo) -> bool {
+pub(super) fn is_icmp(info: &PacketInfo) -> bool {
     info.protocol == if info.source.is_ipv4() { 1 } else { 58 }
 }
 
@@ -169,7 +238,8 @@ fn in_scope(scope: &Scope, server_end: IpAddr, info: &PacketInfo) -> bool {
         && match &scope.target {
             Target::Any => true,
             Target::Prefix(prefix) => prefix.contains(server_end) || is_icmp(info),
-            Target::Name(_) => false,
+            // The routes are those of its addresses, and are asked as well.
+            Target::Name(_) => true,
         }
 }
 

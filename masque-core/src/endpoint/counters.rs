@@ -18,7 +18,7 @@ pub enum DropReason {
     Prohibited,
     /// From one client to another, where that is not allowed.
     ClientToClient,
-    /// Link-local, loopback, multicast or broadcast, which no tunnel carries.
+    /// Link-local, loopback, multicast or broadcast, which no tunnel carries, or a routing header of type 0.
     NotForwardable,
     /// The hop limit ran out.
     HopLimit,
@@ -28,6 +28,8 @@ pub enum DropReason {
     QueueFull,
     /// Its flow had a queue standing in front of the tunnel for too long (CoDel).
     Congestion,
+    /// It waited through a gap of the network, and newer packets of its flow are there.
+    Stale,
     /// No tunnel for it.
     NoTunnel,
     /// QUIC did not take it.
@@ -50,7 +52,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::Offload,
         Self::SourceNotAssigned,
@@ -63,6 +65,7 @@ impl DropReason {
         Self::TooBig,
         Self::QueueFull,
         Self::Congestion,
+        Self::Stale,
         Self::NoTunnel,
         Self::Quic,
         Self::UnknownStream,
@@ -90,6 +93,7 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::QueueFull => "queue_full",
             Self::Congestion => "congestion",
+            Self::Stale => "stale",
             Self::NoTunnel => "no_tunnel",
             Self::Quic => "quic",
             Self::UnknownStream => "unknown_stream",
@@ -129,6 +133,14 @@ pub struct Counters {
     pub handshakes: u64,
     /// Retry packets sent.
     pub retries: u64,
+    /// Tunnels that went on with the queue and the addresses of an older one (server), or took its place
+    /// (client).
+    pub handovers: u64,
+    /// Requests with a handover token that was no good: guessed, used before, another identity's, or of a
+    /// tunnel that is gone (server).
+    pub handovers_refused: u64,
+    /// Connections begun to take the place of another (client).
+    pub heirs: u64,
     /// Connections refused at a limit.
     pub refused: u64,
     /// Pieces of mail for other shards.

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
 use super::bridge::{Bridge, BridgeEvent};
-use super::conn::{Conn, Tunnel};
+use super::conn::{Conn, Expected, Tunnel};
+use super::early::Early;
 use super::shard::Notice;
 use super::turns::Budget;
 use super::{
@@ -57,7 +59,10 @@ impl Endpoint {
             closing: None,
             closed_told: false,
             remote,
+            resolving: Vec::new(),
+            early: Early::default(),
             asked: crate::wire::scope::Scope::default(),
+            client: None,
         };
         if self.conns.len() <= handle.0 {
             self.conns.resize_with(handle.0 + 1, || None);
@@ -117,18 +122,31 @@ impl Endpoint {
             }
             // A tunnel and its addresses come before the packets that arrived together with them.
             while let Some(datagram) = conn.bridge.recv_datagram() {
-                self.on_datagram(now, &mut conn, &datagram);
+                self.on_datagram(now, &mut conn, datagram);
             }
+            self.release_early(now, &mut conn);
             conn.bridge.settle(now, &mut events);
             if events.is_empty() {
                 break;
             }
         }
+        self.update_mtu(now, &mut conn);
+        if self.check_ipv6(now, &mut conn) {
+            conn.bridge.settle(now, &mut events);
+            for event in events.drain(..) {
+                self.on_bridge_event(now, &mut conn, event);
+            }
+        }
         conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         self.bridge_events = events;
-        self.update_mtu(now, &mut conn);
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
+            // QUIC begins anew with what it knows of the path's size.
+            let round_trip = conn.bridge.round_trip();
+            for tunnel in conn.tunnels.iter_mut().filter(|it| it.announced) {
+                let expected = Expected::new(tunnel.mtu, now, round_trip);
+                tunnel.expected.get_or_insert(expected);
+            }
             if conn.known.is_some() {
                 let remote = conn.remote;
                 self.turns.know(&mut conn, Some(remote));
@@ -138,6 +156,10 @@ impl Endpoint {
                 remote: conn.remote,
             });
         }
+        self.update_mtu(now, &mut conn);
+        if conn.client.is_some() {
+            self.try_take_over(now, &mut conn);
+        }
         self.collect_session_trace(&mut conn);
         self.turns.wake(at, &mut conn);
         self.put_back(at, conn);
@@ -145,6 +167,7 @@ impl Endpoint {
         for id in std::mem::take(&mut self.to_replace) {
             self.obey(now, Notice::Replace(id));
         }
+        self.discard(now);
     }
 
     /// Puts a connection back where it was, or forgets it once QUIC has.
@@ -165,9 +188,9 @@ impl Endpoint {
         self.conns[at] = Some(conn);
     }
 
-    pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: &[u8]) {
+    pub(super) fn on_datagram(&mut self, now: Instant, conn: &mut Conn, datagram: Bytes) {
         // What packets of an established tunnel begin with is known; the session reads all else.
-        let strip = |state: &Tunnel| state.header.as_ref()?.strip(datagram);
+        let strip = |state: &Tunnel| state.header.as_ref()?.strip(&datagram);
         let mut tunnels = conn.tunnels.iter().enumerate();
         if let Some((index, packet)) =
             tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
@@ -176,7 +199,7 @@ impl Endpoint {
                 .fwd
                 .leave_tunnel(now, conn, index, packet, &mut self.trace);
         }
-        match conn.bridge.session().open_datagram(datagram) {
+        match conn.bridge.session().open_datagram(&datagram) {
             DatagramVerdict::IpPacket { tunnel, offset } => {
                 self.on_packet(
                     now,
@@ -185,6 +208,8 @@ impl Endpoint {
                     datagram.get(offset..).unwrap_or_default(),
                 );
             }
+            DatagramVerdict::Drop(DatagramDrop::NotEstablished)
+                if conn.early.hold(now, &datagram) => {}
             DatagramVerdict::Drop(why) => {
                 let reason = match why {
                     DatagramDrop::UnknownStream => DropReason::UnknownStream,
@@ -238,11 +263,13 @@ impl Endpoint {
                     from: "handshake",
                     to: "connected",
                 });
-                self.events.push_back(Event::Connected {
-                    conn: conn.id,
-                    remote: conn.bridge.remote(),
-                    identity: conn.identity.clone(),
-                });
+                if !conn.is_heir() {
+                    self.events.push_back(Event::Connected {
+                        conn: conn.id,
+                        remote: conn.bridge.remote(),
+                        identity: conn.identity.clone(),
+                    });
+                }
             }
             BridgeEvent::Lost(reason) => {
                 if conn.pays.is_some() {
@@ -264,7 +291,16 @@ impl Endpoint {
             SessionEvent::Requested { tunnel, request } => {
                 self.on_requested(now, conn, tunnel, request)
             }
-            SessionEvent::Established { tunnel, .. } => self.on_established(now, conn, tunnel),
+            SessionEvent::ResponseFields { fields, .. } => self.on_response_fields(conn, &fields),
+            SessionEvent::Refused { .. } if conn.is_heir() => self.heir_failed(now, conn),
+            SessionEvent::TunnelEnded { tunnel, .. } if conn.is_heir() => {
+                self.forget_tunnel(conn, tunnel);
+                self.heir_failed(now, conn);
+            }
+            SessionEvent::Established { tunnel, .. } => {
+                conn.early.open();
+                self.on_established(now, conn, tunnel);
+            }
             SessionEvent::Refused {
                 status,
                 proxy_status,
@@ -291,6 +327,7 @@ impl Endpoint {
                     conn: conn.id,
                     tunnel,
                 };
+                conn.resolving.retain(|(waiting, _)| *waiting != tunnel);
                 // With a lost connection its tunnels were told of already.
                 if self.forget_tunnel(conn, tunnel) || !conn.closed_told {
                     self.events.push_back(Event::TunnelDown {
@@ -355,14 +392,21 @@ impl Endpoint {
         if std::mem::replace(&mut conn.closed_told, true) {
             return;
         }
+        self.disinherit(conn);
+        let is_heir = conn.is_heir();
+        if is_heir {
+            self.heir_failed(self.now, conn);
+        }
         let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
         for handle in left {
             self.forget_tunnel(conn, handle.tunnel);
             let reason = TunnelClosed::ConnectionEnded;
-            self.events.push_back(Event::TunnelDown {
-                tunnel: handle,
-                reason,
-            });
+            if !is_heir {
+                self.events.push_back(Event::TunnelDown {
+                    tunnel: handle,
+                    reason,
+                });
+            }
         }
         self.forget_identity(conn);
         self.turns.know(conn, None);
@@ -371,10 +415,12 @@ impl Endpoint {
             from: "connected",
             to: "closed",
         });
-        self.events.push_back(Event::ConnectionClosed {
-            conn: conn.id,
-            reason,
-        });
+        if !is_heir {
+            self.events.push_back(Event::ConnectionClosed {
+                conn: conn.id,
+                reason,
+            });
+        }
     }
 
     pub(super) fn collect_session_trace(&mut self, conn: &mut Conn) {

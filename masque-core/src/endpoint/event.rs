@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::config::Lease;
-use super::types::{ConnId, Identity, TunnelHandle};
+use super::types::{ConnId, Identity, SocketId, TunnelHandle};
 use crate::session::TunnelEnd;
 use crate::wire::capsule::RouteAdvertisement;
 use crate::wire::prefix::IpPrefix;
@@ -21,6 +21,15 @@ pub enum Event {
         /// Who the peer is.
         identity: Option<Identity>,
     },
+    /// A client asks for a tunnel to a host name (server, with
+    /// [`resolve_names`](crate::session::SessionConfig::resolve_names)): to be answered by
+    /// [`super::Command::Resolved`] before the response is due.
+    NameWanted {
+        /// The tunnel asked for.
+        tunnel: TunnelHandle,
+        /// The name, ASCII.
+        name: String,
+    },
     /// A tunnel is open.
     TunnelUp {
         /// The tunnel.
@@ -29,6 +38,19 @@ pub enum Event {
         identity: Option<Identity>,
         /// What it is for.
         scope: Scope,
+    },
+    /// A tunnel has taken another's place: the device's packets go there, its routes hold, and what it
+    /// was assigned follows in [`Event::Addresses`], [`Event::Routes`] and [`Event::Mtu`] where it differs.
+    /// The old one still takes packets in, until it is told of as ended (client).
+    HandedOver {
+        /// The old tunnel.
+        from: TunnelHandle,
+        /// The new one, which was not told of before.
+        to: TunnelHandle,
+        /// The socket of its connection.
+        socket: SocketId,
+        /// The server's address.
+        remote: SocketAddr,
     },
     /// The server refused the request (client).
     TunnelRefused {

@@ -195,6 +195,10 @@ impl Forwarding {
         let state = &mut conn.tunnels[tunnel];
         state.received_packets += 1;
         state.received_bytes += packet.len() as u64;
+        if info.protocol == ip::ICMPV6 && self.take_echo(now, conn, tunnel, packet, &info) {
+            return;
+        }
+        let state = &conn.tunnels[tunnel];
         let verdict = state.judge(way, &info).and_then(|()| match way {
             Way::Up => self.admit(&info, state.handle),
             Way::Down => Ok(None),
@@ -269,6 +273,12 @@ impl Forwarding {
         }
     }
 
+    /// Whether no client may reach `address`.
+    pub(super) fn is_denied(&self, address: IpAddr) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.deny.contains(address))
+    }
+
     /// Whether `address` lies in a pool or a static assignment.
     pub(super) fn in_pool(&self, address: IpAddr) -> bool {
         let policy = self.policy.as_ref();
@@ -287,7 +297,7 @@ impl Forwarding {
         port: PortId,
         info: &PacketInfo,
     ) -> Result<TunnelHandle, DropReason> {
-        if !forwardable(info.source) || !forwardable(info.destination) {
+        if info.source_routed || !forwardable(info.source) || !forwardable(info.destination) {
             return Err(DropReason::NotForwardable);
         }
         if let Some(policy) = self.policy.as_ref().filter(|policy| policy.port == port) {
@@ -330,7 +340,10 @@ impl Forwarding {
         // Across tunnels the sender's own rules were checked already; here the receiver's hold.
         let verdict = match judged {
             true => Ok(()),
-            false => state.judge(way, info),
+            false => state.judge(way, info).and_then(|()| match way {
+                Way::Down => state.judge_quoted(packet, info),
+                Way::Up => Ok(()),
+            }),
         };
         if let Err(reason) = verdict.and_then(|()| fits_version(mtu, info)) {
             let count = self.lost(reason, header, packet, info, trace);

@@ -28,6 +28,11 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 const FLOOR: usize = 1600;
 /// After so long without a packet a tunnel gives its memory back.
 const IDLE: Duration = Duration::from_secs(1);
+/// What has waited for longer has waited through a gap of the network, and most of it is of no use to
+/// anybody any more.
+const STALE: Duration = Duration::from_secs(1);
+/// So many of the newest packets of a flow outlast a gap: what TCP repeats when it hears nothing.
+const KEPT: usize = 2;
 /// Over how many queues flows are spread.
 const BUCKETS: u32 = 1024;
 
@@ -41,6 +46,8 @@ pub(super) struct TunnelQueue {
     established: VecDeque<usize>,
     /// Datagrams handed back: they leave first, and are not judged again.
     front: VecDeque<Bytes>,
+    /// Too large for what the path is known to carry so far.
+    parked: VecDeque<Bytes>,
     bytes: usize,
     datagrams: usize,
     last: Option<Instant>,
@@ -147,6 +154,105 @@ impl TunnelQueue {
         self.bytes += datagram.len();
         self.datagrams += 1;
         self.front.push_front(datagram);
+    }
+
+    /// Sets a datagram aside until [`Self::unpark`].
+    pub(super) fn park(&mut self, datagram: Bytes) {
+        self.bytes += datagram.len();
+        self.datagrams += 1;
+        self.parked.push_back(datagram);
+    }
+
+    /// Whether there is a datagram set aside that is no longer than `largest`.
+    pub(super) fn has_parked(&self, largest: usize) -> bool {
+        self.parked.iter().any(|datagram| datagram.len() <= largest)
+    }
+
+    /// What was set aside and is no longer than `largest` leaves next, in its order.
+    pub(super) fn unpark(&mut self, largest: usize) {
+        let (fitting, parked) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|datagram| datagram.len() <= largest);
+        self.parked = parked;
+        for datagram in fitting.into_iter().rev() {
+            self.front.push_front(datagram);
+        }
+    }
+
+    /// The network is back after a gap, or another. Of what has waited too long each flow keeps its newest
+    /// packets, and those leave first; that the queue stood is nobody's fault. Gives how many were dropped.
+    pub(super) fn freshen(&mut self, now: Instant) -> u64 {
+        let mut dropped = 0;
+        for slot in self.fresh.iter().chain(&self.established) {
+            let flow = &mut self.flows[*slot];
+            flow.codel = CoDel::default();
+            let is_stale = |since| now.saturating_duration_since(since) > STALE;
+            let mut was_stale = false;
+            while flow
+                .waiting
+                .front()
+                .is_some_and(|(since, _)| is_stale(*since))
+            {
+                was_stale = true;
+                if flow.waiting.len() <= KEPT {
+                    break;
+                }
+                let Some((_, datagram)) = flow.waiting.pop_front() else {
+                    break;
+                };
+                flow.bytes -= datagram.len();
+                self.bytes -= datagram.len();
+                self.datagrams -= 1;
+                dropped += 1;
+            }
+            if was_stale && flow.waiting.len() <= KEPT {
+                flow.bytes = 0;
+                let kept = flow.waiting.drain(..).map(|(_, datagram)| datagram);
+                self.front.extend(kept);
+            }
+        }
+        dropped
+    }
+
+    /// Takes over what waits in another queue, behind what waits here.
+    pub(super) fn append(&mut self, other: Self) {
+        self.bytes += other
+            .front
+            .iter()
+            .chain(&other.parked)
+            .map(Bytes::len)
+            .sum::<usize>();
+        self.datagrams += other.front.len() + other.parked.len();
+        self.front.extend(other.front);
+        self.parked.extend(other.parked);
+        self.losses.dropped += other.losses.dropped;
+        self.losses.marked += other.losses.marked;
+        for flow in other.flows {
+            for (since, datagram) in flow.waiting {
+                self.push(since, flow.bucket, std::iter::once(datagram));
+            }
+        }
+    }
+
+    /// Puts `new` in the place of the first `old` bytes of every datagram.
+    pub(super) fn change_prefix(&mut self, old: usize, new: &[u8]) {
+        let flows = self.flows.iter_mut();
+        let waiting = flows.flat_map(|flow| flow.waiting.iter_mut().map(|(_, datagram)| datagram));
+        for datagram in self.front.iter_mut().chain(&mut self.parked).chain(waiting) {
+            let mut copy = BytesMut::from(new);
+            copy.extend_from_slice(datagram.get(old..).unwrap_or_default());
+            *datagram = copy.freeze();
+        }
+        for flow in &mut self.flows {
+            flow.bytes = flow
+                .waiting
+                .iter()
+                .map(|(_, datagram)| datagram.len())
+                .sum();
+        }
+        let outside = self.front.iter().chain(&self.parked).map(Bytes::len);
+        self.bytes =
+            outside.sum::<usize>() + self.flows.iter().map(|flow| flow.bytes).sum::<usize>();
     }
 
     /// The next datagram. `prefix` bytes stand before the IP packet in each; a flow may send `quantum`

@@ -16,6 +16,7 @@
 //! | `setup.rs` | quinn-proto's configuration |
 //! | `admit.rs` | which handshakes are accepted, and when |
 //! | `server.rs`, `client.rs` | what each role decides about tunnels |
+//! | `heirs.rs`, `handover.rs`, `token.rs` | another connection in the place of one: when, how, and who may |
 //! | `carry.rs`, `forward.rs`, `answers.rs`, `conn.rs`, `routes.rs` | the way of a packet and the rules it meets |
 //! | `pool.rs`, `runs.rs`, `space.rs` | addresses, leases, static assignments |
 //! | `shard.rs` | several endpoints as one server, and the mail between them |
@@ -36,10 +37,16 @@ mod conn;
 mod counters;
 mod deadlines;
 mod drive;
+mod early;
 mod entropy;
 mod event;
+mod farewell;
 mod forward;
 mod fq_codel;
+mod handover;
+mod heirs;
+mod ipv6;
+mod names;
 mod owners;
 mod pool;
 mod rate;
@@ -51,6 +58,7 @@ mod shard;
 mod space;
 mod timers;
 mod tls;
+mod token;
 mod turns;
 mod types;
 
@@ -67,8 +75,8 @@ use rand_core::Rng;
 pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
-    Access, ClientConfig, Config, CongestionControl, Lease, Limits, PortConfig, ServerConfig,
-    StaticAssignment, TransportProfile,
+    Access, ClientConfig, Config, CongestionControl, Ipv6Minimum, Lease, Limits, PortConfig,
+    ServerConfig, StaticAssignment, TransportProfile,
 };
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
@@ -131,6 +139,10 @@ pub struct Endpoint {
     shutdown: Option<Instant>,
     shutdown_told: bool,
     to_replace: Vec<ConnId>,
+    /// Connections nobody needs any more.
+    to_discard: Vec<ConnId>,
+    /// What handover tokens are drawn from.
+    token_rng: ChaCha20Rng,
     trace: Recorder,
     scratch: Vec<u8>,
     bridge_events: Vec<BridgeEvent>,
@@ -201,6 +213,9 @@ impl Endpoint {
                 )
                 .collect(),
         });
+        let mut session = config.session;
+        let grease = entropy.fork("reserved setting").next_u64() as u32;
+        session.grease.get_or_insert(grease);
         let flow_key = entropy.fork("inner flows").next_u64();
         Ok(Self {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
@@ -209,7 +224,7 @@ impl Endpoint {
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
             profile: config.transport,
             limits,
-            session: Arc::new(config.session),
+            session: Arc::new(session),
             server: config.server,
             conns: Vec::new(),
             ids: BTreeMap::new(),
@@ -226,6 +241,8 @@ impl Endpoint {
             shutdown: None,
             shutdown_told: false,
             to_replace: Vec::new(),
+            to_discard: Vec::new(),
+            token_rng: entropy.fork("handover tokens"),
             trace: Recorder::default(),
             scratch: Vec::new(),
             bridge_events: Vec::new(),
@@ -281,8 +298,18 @@ impl Endpoint {
             ) {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     if let Some(conn) = self.conns.get_mut(handle.0).and_then(Option::as_mut) {
-                        conn.socket = meta.socket;
+                        // A client says itself where it is, and late packets may come to where it was.
+                        let listens = match &conn.client {
+                            Some(client) => client.listens(),
+                            None => {
+                                conn.socket = meta.socket;
+                                false
+                            }
+                        };
                         conn.bridge.handle_quic_event(event);
+                        if listens {
+                            self.heard(now, handle.0);
+                        }
                         if touched.last() != Some(&handle.0) && !touched.contains(&handle.0) {
                             touched.push(handle.0);
                         }

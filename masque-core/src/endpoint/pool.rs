@@ -216,6 +216,13 @@ impl AddressBook {
         self.take_reservation(tunnel);
     }
 
+    /// What a tunnel was assigned by command is another's as well, until both have ended.
+    pub(super) fn share_reservation(&mut self, from: TunnelHandle, to: TunnelHandle) {
+        if let Some(reservation) = self.reserved.get(&from).cloned() {
+            self.put_reservation(to, reservation);
+        }
+    }
+
     fn put_reservation(&mut self, tunnel: TunnelHandle, reservation: Reservation) {
         for prefix in &reservation.1 {
             block(&mut self.blocked, prefix);

@@ -118,7 +118,27 @@ impl Endpoint {
             self.refuse(conn, id, 429, "masque; error=connection_limit_reached");
             return;
         }
-        let Some(routes) = self.routes_for(&request.scope) else {
+        if let Target::Name(name) = &request.scope.target {
+            let name = name.clone();
+            return self.want_name(conn, id, request, name);
+        }
+        let targets = match &request.scope.target {
+            Target::Prefix(prefix) => Some(vec![*prefix]),
+            Target::Any | Target::Name(_) => None,
+        };
+        self.grant(now, conn, id, request, targets.as_deref());
+    }
+
+    /// Opens a tunnel to `targets`, or to everything there is.
+    pub(super) fn grant(
+        &mut self,
+        now: Instant,
+        conn: &mut Conn,
+        id: TunnelId,
+        request: TunnelRequest,
+        targets: Option<&[IpPrefix]>,
+    ) {
+        let Some(routes) = self.routes_for(targets, request.scope.protocol) else {
             self.refuse(conn, id, 403, "masque; error=destination_ip_prohibited");
             return;
         };
@@ -126,15 +146,24 @@ impl Endpoint {
             conn: conn.id,
             tunnel: id,
         };
-        // A second tunnel of one connection has addresses of its own; another connection of the
-        // same identity takes its addresses over.
         self.expire_leases();
         let wall = self.clock.now();
-        let leased = conn.identity.clone().filter(|_| conn.tunnels.is_empty());
-        let given = self.seat.shared.change_leases(|registry| match &leased {
-            Some(identity) => registry.book.lease(identity, wall),
-            None => registry.book.lend().map(|addresses| (addresses, None)),
-        });
+        let predecessor = self.redeem(conn, &request);
+        let inherited = predecessor.and_then(|old| self.inherit(old, handle));
+        // A second tunnel of one connection has addresses of its own; another connection of the
+        // same identity takes its addresses over.
+        let leased = conn.identity.clone();
+        let leased = leased.filter(|_| inherited.is_some() || conn.tunnels.is_empty());
+        let given = self
+            .seat
+            .shared
+            .change_leases(|registry| match (inherited, &leased) {
+                (Some(addresses), Some(identity)) => {
+                    Ok((addresses, registry.book.touch(identity, wall)))
+                }
+                (_, Some(identity)) => registry.book.lease(identity, wall),
+                (_, None) => registry.book.lend().map(|addresses| (addresses, None)),
+            });
         let Ok((addresses, changed)) = given else {
             self.refuse(
                 conn,
@@ -144,15 +173,13 @@ impl Endpoint {
             );
             return;
         };
-        if conn
-            .bridge
-            .session()
-            .handle_command(SessionCommand::Accept { tunnel: id })
-            .is_err()
-        {
+        // What is lent for one tunnel ends with it: there is nothing to hand over.
+        if !self.accept_tunnel(conn, id, leased.as_ref()) {
+            let book = &mut self.seat.shared.registry().book;
             if leased.is_none() {
-                self.seat.shared.registry().book.give_back(&addresses);
+                book.give_back(&addresses);
             }
+            book.end_reservation(handle);
             return;
         }
         self.events.extend(changed.map(Event::LeaseChanged));
@@ -162,6 +189,11 @@ impl Endpoint {
         };
         let claim = |prefix: &IpPrefix| Change::Claim(*prefix, handle);
         self.change_owners(&addresses.iter().map(claim).collect::<Vec<_>>());
+        let routes = match &request.scope.target {
+            // RFC 9484 §4.6: of the versions that addresses are assigned of.
+            Target::Name(_) => of_versions(routes, &addresses),
+            _ => routes,
+        };
         let session = conn.bridge.session();
         let assign = unasked(&addresses);
         // The session takes both: it is open, and nothing is queued on it yet.
@@ -172,8 +204,9 @@ impl Endpoint {
         });
         // Most clients have one.
         conn.tunnels.reserve_exact(1);
-        conn.tunnels
-            .push(self.new_tunnel(now, handle, request.scope, addresses, lent, routes));
+        let mut tunnel = self.new_tunnel(now, handle, request.scope, addresses, lent, routes);
+        tunnel.predecessor = predecessor;
+        conn.tunnels.push(tunnel);
     }
 
     pub(super) fn new_tunnel(
@@ -194,8 +227,11 @@ impl Endpoint {
             routes: RouteTable::new(routes),
             mtu: 0,
             announced: false,
+            probe: None,
             announce_by: None,
             queue: TunnelQueue::default(),
+            predecessor: None,
+            expected: None,
             icmp: RateLimit::new(self.limits.icmp_per_second, now),
             verdict: 0,
             sent_packets: 0,
@@ -244,13 +280,12 @@ impl Endpoint {
         let _ = conn.bridge.session().handle_command(command);
     }
 
-    /// What a tunnel of this scope is told that we route; `None` where nothing of it is routed here.
-    fn routes_for(&self, scope: &Scope) -> Option<RouteAdvertisement> {
-        let target = match &scope.target {
-            Target::Any => None,
-            Target::Prefix(prefix) => Some(*prefix),
-            Target::Name(_) => return None,
-        };
+    /// What a tunnel to `targets` is told that we route; `None` where nothing of it is routed here.
+    fn routes_for(
+        &self,
+        targets: Option<&[IpPrefix]>,
+        protocol: Option<u8>,
+    ) -> Option<RouteAdvertisement> {
         let everything = |v4: bool| {
             let prefix = if v4 { "0.0.0.0/0" } else { "::/0" };
             prefix
@@ -272,7 +307,13 @@ impl Endpoint {
         } else {
             configured
         };
-        let ranges = scoped(&ranges, target, scope.protocol);
+        let ranges = match targets {
+            None => scoped(&ranges, None, protocol),
+            Some(targets) => {
+                let of_target = |target| scoped(&ranges, Some(target), protocol);
+                targets.iter().copied().flat_map(of_target).collect()
+            }
+        };
         if ranges.is_empty() {
             None
         } else {
@@ -322,6 +363,7 @@ impl Endpoint {
             let release = |prefix: &IpPrefix| Change::Release(*prefix, tunnel.handle);
             self.change_owners(&tunnel.addresses.iter().map(release).collect::<Vec<_>>());
             let wall = self.clock.now();
+            self.withdraw(conn.identity.as_ref(), tunnel.handle);
             let identity = conn.identity.as_ref().filter(|_| tunnel.lent.is_empty());
             let touched = self.seat.shared.change_leases(|registry| {
                 registry.book.give_back(&tunnel.lent);
@@ -332,6 +374,14 @@ impl Endpoint {
         }
         true
     }
+}
+
+/// The routes of the IP versions that there are addresses of.
+fn of_versions(routes: RouteAdvertisement, addresses: &[IpPrefix]) -> RouteAdvertisement {
+    let assigned = |v4: bool| addresses.iter().any(|it| it.address().is_ipv4() == v4);
+    let ranges = routes.ranges().iter();
+    let kept = ranges.filter(|range| assigned(range.start().is_ipv4()));
+    RouteAdvertisement::from_unordered(kept.copied().collect())
 }
 
 /// Entries nobody asked for.

@@ -19,6 +19,7 @@ use super::cipher;
 use super::config::{ClientConfig, CongestionControl, Limits, ServerConfig, TransportProfile};
 use super::congestion::TunnelFactory;
 use super::entropy::Entropy;
+use super::farewell::Sluiced;
 use super::shard::ShardId;
 
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
@@ -222,7 +223,8 @@ fn transport_config(
     keep_alive: Option<Duration>,
 ) -> Result<TransportConfig, &'static str> {
     let too_long = |_: VarIntBoundsExceeded| "idle timeout too long";
-    let idle = IdleTimeout::try_from(profile.idle_timeout).map_err(too_long)?;
+    let idle = profile.idle_timeout.saturating_add(profile.linger);
+    let idle = IdleTimeout::try_from(idle).map_err(too_long)?;
     if !(1200..=65_507).contains(&profile.initial_mtu) {
         return Err("initial_mtu must be 1200 to 65507");
     }
@@ -246,7 +248,7 @@ fn transport_config(
         .datagram_receive_buffer_size(Some(profile.datagram_receive_buffer.max(64 << 10)))
         .datagram_send_buffer_size(profile.datagram_send_buffer)
         .enable_segmentation_offload(true)
-        .congestion_controller_factory(controller(profile));
+        .congestion_controller_factory(Arc::new(Sluiced(controller(profile))));
     if profile.congestion.is_relaxed() {
         config
             .packet_threshold(RELAXED_PACKET_THRESHOLD)

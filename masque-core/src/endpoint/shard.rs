@@ -281,6 +281,7 @@ impl Endpoint {
                 H3Code::REQUEST_REJECTED,
                 "revoked",
             ),
+            Notice::Yield(from, to) => return self.yield_queue(now, from, to),
         };
         self.close_by_id(now, notice.conn(), reason, code, words);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::config::Ipv6Minimum;
 use super::conn::{Conn, Tunnel};
 use super::owners::Change;
 use super::shard::Notice;
@@ -61,9 +62,11 @@ impl Endpoint {
                     "certificate expired",
                 );
             }
+            self.mind(now, at);
             self.drive(now, at);
         }
         self.due = due;
+        self.discard(now);
         self.accept_waiting(now);
         self.expire_leases();
         if self.shutdown.is_some_and(|end| end <= now) {
@@ -144,6 +147,7 @@ impl Endpoint {
                 self.drive(now, at);
                 Ok(())
             }
+            Command::Resolved { tunnel, addresses } => self.resolved(now, tunnel, &addresses),
             Command::RequestAddresses { tunnel, prefixes } => self.tell(
                 now,
                 tunnel,
@@ -196,6 +200,12 @@ impl Endpoint {
                 }
                 Ok(())
             }
+            Command::HandOver {
+                conn,
+                socket,
+                remote,
+                lost,
+            } => self.hand_over(now, conn, socket, remote, lost),
             Command::PortMtu { port, mtu } => {
                 let port = self.fwd.port_mut(port).ok_or(CommandError::UnknownDevice)?;
                 port.config.mtu = mtu;
@@ -251,7 +261,10 @@ impl Endpoint {
         }
     }
 
-    fn conn_of(&mut self, handle: TunnelHandle) -> Result<(usize, &mut Conn), CommandError> {
+    pub(super) fn conn_of(
+        &mut self,
+        handle: TunnelHandle,
+    ) -> Result<(usize, &mut Conn), CommandError> {
         let unknown = CommandError::UnknownConnection;
         let at = *self.ids.get(&handle.conn).ok_or(unknown)?;
         let conn = self.conns.get_mut(at).and_then(Option::as_mut);
@@ -328,6 +341,7 @@ impl Endpoint {
 
     /// Brings the deadlines of connections that did something up to date.
     fn refresh_deadlines(&mut self) {
+        let required = self.profile.ipv6_minimum != Ipv6Minimum::Follow;
         while let Some(at) = self.stale.pop() {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
@@ -339,16 +353,32 @@ impl Endpoint {
             let announce = conn
                 .tunnels
                 .iter()
-                .filter(|tunnel| !tunnel.announced || held(tunnel))
+                .filter(|tunnel| {
+                    let waits = required && tunnel.is_finding(at_now);
+                    !tunnel.announced || waits || held(tunnel)
+                })
                 .filter_map(|tunnel| tunnel.announce_by)
+                // An heir that has all it needs but nobody to inherit from waits for nothing.
+                .filter(|by| !conn.is_heir() || *by > at_now)
                 .min();
+            let expected = conn.tunnels.iter();
+            let expected = expected.filter_map(|tunnel| Some(tunnel.expected?.until));
+            let expected = expected.filter(|until| *until > at_now).min();
+            let probes = conn.tunnels.iter();
+            let probe = probes.filter_map(|tunnel| tunnel.probe?.due()).min();
+            let early = conn.early.until();
             let open = conn.closing.is_none() && !conn.bridge.is_closed();
             let expires = conn.expires.filter(|_| open);
             let handshake = conn.handshake_by.filter(|_| open);
+            let handover = conn.handover_due().filter(|_| open);
             let due = [
                 quic,
                 session.map(|(at, _)| at),
                 announce,
+                expected,
+                handover,
+                probe,
+                early,
                 expires,
                 handshake,
             ]
@@ -378,6 +408,7 @@ impl Endpoint {
             _ if quic == Some(due) => TimerReason::Quic(conn.id),
             _ if conn.handshake_by == Some(due) => TimerReason::Handshakes,
             _ if conn.expires == Some(due) => TimerReason::CertificateExpiry(conn.id),
+            _ if conn.handover_due() == Some(due) => TimerReason::Handover(conn.id),
             _ => TimerReason::PathMtu(conn.id),
         }
     }

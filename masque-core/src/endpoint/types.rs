@@ -153,6 +153,8 @@ pub enum TimerReason {
     Shutdown,
     /// A path check of the tunnel MTU.
     PathMtu(ConnId),
+    /// A client's connection is silent, another is to take its place, or one whose place was taken ends.
+    Handover(ConnId),
 }
 
 /// Frames for one TUN. The caller keeps it and hands it back, so that its buffers are used again.
@@ -264,10 +266,12 @@ impl TimerReason {
             Self::Session(_, crate::session::Timer::Response(_)) => "response",
             Self::Session(_, crate::session::Timer::AddressRequest(_)) => "address_request",
             Self::Session(_, crate::session::Timer::Drain) => "drain",
+            Self::Session(_, crate::session::Timer::Burden) => "burden",
             Self::Handshakes => "handshakes",
             Self::CertificateExpiry(_) => "certificate_expiry",
             Self::Shutdown => "shutdown",
             Self::PathMtu(_) => "path_mtu",
+            Self::Handover(_) => "handover",
         }
     }
 }

@@ -115,6 +115,11 @@ impl Session {
                     return Ok(());
                 }
                 request.enter(State::Open, &mut self.out);
+                let mut fields = head.fields;
+                fields.0.retain(|field| field.name != b"capsule-protocol");
+                if !fields.0.is_empty() {
+                    self.out.event(Event::ResponseFields { tunnel, fields });
+                }
                 self.out.event(Event::Established { tunnel, status });
                 if let AddressRequestPolicy::After(time) = self.config.address_request
                     && !self.config.wanted_addresses.is_empty()

@@ -20,6 +20,13 @@ pub struct SessionConfig {
     pub templates: Vec<UriTemplate>,
     /// `:protocol` tokens a server takes beside `connect-ip`.
     pub extra_protocols: Vec<String>,
+    /// Whether a server's owner resolves host names: a request for one is then told of like every other,
+    /// and to be answered once the addresses are known. Otherwise it is refused with 502 and
+    /// `dns_error` (RFC 9484 §4.1).
+    pub resolve_names: bool,
+    /// A number that names a reserved setting for peers to ignore (RFC 9114 §7.2.4.1). `None` sends none;
+    /// an endpoint then draws one.
+    pub grease: Option<u32>,
     /// The largest field section taken, announced in SETTINGS; bytes as RFC 9114 §4.2.2 counts.
     pub max_field_section: usize,
     /// The most tunnels at once (pending ones included); further requests get H3_REQUEST_REJECTED.
@@ -33,6 +40,12 @@ pub struct SessionConfig {
     pub max_stream_output: usize,
     /// The most streams of unknown type alive at once.
     pub max_unknown_streams: usize,
+    /// The most the peer may send in vain within [`Self::burden_period`]: unknown frames and streams,
+    /// empty DATA frames, capsules other than DATAGRAM (whatever they change), requests it takes back, which count 16 each.
+    /// More closes the connection with H3_EXCESSIVE_LOAD.
+    pub max_burden: u32,
+    /// The period.
+    pub burden_period: Duration,
     /// How long the peer may take to send SETTINGS.
     pub settings_timeout: Duration,
     /// How long a response may take.
@@ -61,12 +74,16 @@ impl Default for SessionConfig {
         Self {
             templates: Vec::new(),
             extra_protocols: Vec::new(),
+            resolve_names: false,
+            grease: None,
             max_field_section: 16 << 10,
             max_tunnels: 16,
             capsules: CapsuleLimits::default(),
             max_address_requests: 1024,
             max_stream_output: 64 << 10,
             max_unknown_streams: 16,
+            max_burden: 4096,
+            burden_period: Duration::from_secs(10),
             settings_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
@@ -83,6 +100,14 @@ pub enum Command {
     Accept {
         /// The requested tunnel.
         tunnel: TunnelId,
+    },
+    /// Answer a request with 200 and further fields; [`CommandError::Limit`] where the peer takes no
+    /// field section of that size, and the request still waits.
+    AcceptWith {
+        /// The requested tunnel.
+        tunnel: TunnelId,
+        /// The fields: none of them a pseudo-header, names in lower case.
+        fields: FieldList,
     },
     /// Answer a request with an error status, and end the stream.
     Refuse {
@@ -145,7 +170,7 @@ pub enum Command {
 pub enum CloseHow {
     /// FIN, after what is queued.
     Finish,
-    /// Reset and stop, now.
+    /// Reset and stop, now. H3_REQUEST_REJECTED is for servers, and for requests not yet accepted.
     Abort(H3Code),
 }
 

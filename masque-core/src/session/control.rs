@@ -57,6 +57,8 @@ pub(super) struct Control {
     has_settings: bool,
     goaway: Option<VarInt>,
     max_push_id: Option<VarInt>,
+    /// Streams and frames passed over since they were last asked for.
+    ignored: u32,
 }
 
 impl Control {
@@ -74,6 +76,7 @@ impl Control {
             has_settings: false,
             goaway: None,
             max_push_id: None,
+            ignored: 0,
         }
     }
 
@@ -180,11 +183,17 @@ impl Control {
     pub(super) fn ended(&mut self, stream: StreamId) -> Result<(), WireErrorKind> {
         match self.peers.remove(&stream) {
             None | Some(PeerStream::Type { .. }) => {
+                self.ignored = self.ignored.saturating_add(1);
                 self.ended.insert(stream);
                 Ok(())
             }
             Some(_) => Err(WireErrorKind::CriticalStreamClosed),
         }
+    }
+
+    /// How many streams and frames were passed over since the last call.
+    pub(super) fn take_ignored(&mut self) -> u32 {
+        core::mem::take(&mut self.ignored)
     }
 
     fn untyped(&self) -> usize {
@@ -195,6 +204,7 @@ impl Control {
     }
 
     fn ignore(&mut self, stream: StreamId, out: &mut Effects) {
+        self.ignored = self.ignored.saturating_add(1);
         self.peers.remove(&stream);
         self.ended.insert(stream);
         out.quic(QuicOutput::Stop {
@@ -241,7 +251,11 @@ impl Control {
     fn frames(&mut self, data: &mut Bytes) -> Result<Option<Notice>, WireErrorKind> {
         while let Some(event) = self.frames.decode(data).map_err(|e| e.kind)? {
             match event {
-                FrameEvent::Header { ty, .. } => self.judge(ty)?,
+                FrameEvent::Header { ty, .. } => {
+                    self.judge(ty)?;
+                    let ignored = matches!(ty, FrameType::Unknown(_));
+                    self.ignored = self.ignored.saturating_add(ignored.into());
+                }
                 FrameEvent::Settings(settings) => {
                     self.has_settings = true;
                     return Ok(Some(Notice::Settings(settings)));
@@ -252,6 +266,7 @@ impl Control {
                         return Err(WireErrorKind::GoAwayId);
                     }
                     self.goaway = Some(id);
+                    self.ignored = self.ignored.saturating_add(1);
                     return Ok(Some(Notice::GoAway(id)));
                 }
                 FrameEvent::MaxPushId(id) => {
@@ -259,6 +274,7 @@ impl Control {
                         return Err(WireErrorKind::PushId);
                     }
                     self.max_push_id = Some(id);
+                    self.ignored = self.ignored.saturating_add(1);
                 }
                 // Nothing was ever promised (server) or allowed (client).
                 FrameEvent::CancelPush(_) => return Err(WireErrorKind::PushId),

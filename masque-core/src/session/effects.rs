@@ -167,7 +167,7 @@ fn trace_event(stream: Option<StreamId>, what: What) -> TraceEvent {
 fn timer_event(timer: Timer, what: What) -> TraceEvent {
     TraceEvent {
         layer: match timer {
-            Timer::Settings | Timer::Drain => Layer::Http3,
+            Timer::Settings | Timer::Drain | Timer::Burden => Layer::Http3,
             Timer::Response(_) | Timer::AddressRequest(_) => Layer::Tunnel,
         },
         connection: None,
@@ -182,6 +182,7 @@ fn timer_name(timer: Timer) -> &'static str {
         Timer::Response(_) => "response",
         Timer::AddressRequest(_) => "address request",
         Timer::Drain => "drain",
+        Timer::Burden => "burden",
     }
 }
 

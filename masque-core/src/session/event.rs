@@ -32,12 +32,20 @@ pub enum Event {
     /// The peer's SETTINGS came: HTTP/3 is up.
     PeerSettings(Settings),
     /// A well-formed request whose path matches a template (server); to be answered by
-    /// [`super::Command::Accept`] or [`super::Command::Refuse`].
+    /// [`super::Command::Accept`], [`super::Command::AcceptWith`] or [`super::Command::Refuse`].
     Requested {
         /// The new tunnel.
         tunnel: TunnelId,
         /// What is asked.
         request: TunnelRequest,
+    },
+    /// Fields of a 2xx beside the status and `Capsule-Protocol`; [`Event::Established`] follows. Only
+    /// where there are any (client).
+    ResponseFields {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The fields, names in lower case, as they came.
+        fields: FieldList,
     },
     /// The tunnel is open: the 2xx was received (client) or sent (server).
     Established {

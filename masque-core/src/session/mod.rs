@@ -20,8 +20,9 @@
 //! What a peer can make a session keep is bounded: per stream one incomplete frame and one
 //! incomplete capsule (both limited), [`SessionConfig::max_stream_output`] and one capsule of output,
 //! [`SessionConfig::max_address_requests`] Request IDs; at most [`SessionConfig::max_tunnels`] and
-//! [`SPARE_STREAMS`] request streams.
+//! [`SPARE_STREAMS`] request streams. What it sends in vain is counted: see `burden.rs`.
 
+mod burden;
 mod client;
 mod command;
 mod control;
@@ -139,6 +140,8 @@ pub struct Session {
     goaway_received: Option<u64>,
     peer_takes_datagrams: bool,
     peer_settings: Option<Settings>,
+    /// What the peer sent in vain.
+    burden: u32,
 }
 
 impl Session {
@@ -161,6 +164,7 @@ impl Session {
             goaway_received: None,
             peer_takes_datagrams: false,
             peer_settings: None,
+            burden: 0,
             config,
         }
     }
@@ -210,6 +214,7 @@ impl Session {
             }
             Timer::Response(tunnel) => self.response_timeout(tunnel),
             Timer::AddressRequest(tunnel) => self.request_wanted(tunnel),
+            Timer::Burden => self.relieved(),
         }
         self.end_if_drained();
     }
@@ -278,6 +283,10 @@ impl Session {
         let payload = datagram.get(start..).unwrap_or_default();
         let drop = match self.requests.get(&stream) {
             None => DatagramDrop::UnknownStream,
+            Some(request) if request.plain => {
+                self.fail(stream, WireErrorKind::DatagramSemantics);
+                return DatagramVerdict::Error;
+            }
             Some(request) => match (request.state(), request.tunnel) {
                 (State::Draining, _) => DatagramDrop::UnknownStream,
                 (State::Open, Some(tunnel)) => match datagram::open_context(payload) {
@@ -373,7 +382,13 @@ impl Session {
     fn connected(&mut self, peer_takes_datagrams: bool) {
         self.enter(Phase::Running);
         self.peer_takes_datagrams = peer_takes_datagrams;
+        // Reserved identifiers are 0x1f * N + 0x21 (RFC 9114 §7.2.4.1); every u32 keeps below 2^62.
+        let reserved = self.config.grease.and_then(|number| {
+            let id = VarInt::new(0x1f * u64::from(number) + 0x21)?;
+            Some((id, VarInt::from_u32(number & 0x3f)))
+        });
         let settings = Settings {
+            unknown: reserved.into_iter().collect(),
             max_field_section_size: Some(self.config.max_field_section as u64),
             enable_connect_protocol: self.role == Role::Server,
             h3_datagram: true,
@@ -404,7 +419,13 @@ impl Session {
 
     fn peer_control(&mut self, stream: StreamId, mut data: Bytes, fin: bool) {
         loop {
-            match self.control.receive(stream, &mut data, &mut self.out) {
+            let received = self.control.receive(stream, &mut data, &mut self.out);
+            let ignored = self.control.take_ignored();
+            self.burden(ignored);
+            if self.phase == Phase::Ended {
+                return;
+            }
+            match received {
                 Ok(None) => break,
                 Ok(Some(Notice::Settings(settings))) => self.settings(settings),
                 Ok(Some(Notice::GoAway(id))) => self.goaway(id.into_inner()),

@@ -20,7 +20,8 @@ impl Session {
         let stream = tunnel.and_then(|tunnel| self.stream_of(tunnel));
         self.out.command(stream, name);
         match command {
-            Command::Accept { tunnel } => self.accept(tunnel),
+            Command::Accept { tunnel } => self.accept(tunnel, FieldList::default()),
+            Command::AcceptWith { tunnel, fields } => self.accept(tunnel, fields),
             Command::Refuse {
                 tunnel,
                 status,
@@ -56,19 +57,27 @@ impl Session {
         }
     }
 
-    fn accept(&mut self, tunnel: TunnelId) -> Result<(), CommandError> {
+    fn accept(&mut self, tunnel: TunnelId, fields: FieldList) -> Result<(), CommandError> {
         let stream = self.pending(tunnel)?;
+        let status = 200;
+        let bare = fields.0.is_empty();
+        let fields = ResponseHead {
+            status,
+            capsule_protocol: true,
+            fields,
+        }
+        .to_fields();
+        let limit = self
+            .peer_settings
+            .as_ref()
+            .and_then(|settings| settings.max_field_section_size);
+        if !bare && exceeds(&fields, limit) {
+            return Err(CommandError::Limit);
+        }
         let request = self
             .requests
             .get_mut(&stream)
             .ok_or(CommandError::UnknownTunnel)?;
-        let status = 200;
-        let fields = ResponseHead {
-            status,
-            capsule_protocol: true,
-            fields: FieldList::default(),
-        }
-        .to_fields();
         request.enter(State::Open, &mut self.out);
         request
             .output
@@ -159,6 +168,10 @@ impl Session {
             .get(&stream)
             .is_some_and(|request| matches!(request.state(), State::Open));
         match (how, self.role) {
+            // RFC 9114 §4.1.1: never of a client, nor of a request that was begun.
+            (CloseHow::Abort(H3Code::REQUEST_REJECTED), role) if open || role == Role::Client => {
+                return Err(CommandError::State);
+            }
             (CloseHow::Abort(code), _) => self.abort(stream, code, end),
             (CloseHow::Finish, _) if open => {
                 self.finish(stream, TunnelEnd::Local);
@@ -211,7 +224,9 @@ fn has_room(output: &Output, max: usize) -> Result<(), CommandError> {
 
 fn describe(command: &Command) -> (&'static str, Option<TunnelId>) {
     match command {
-        Command::Accept { tunnel } => ("accept", Some(*tunnel)),
+        Command::Accept { tunnel } | Command::AcceptWith { tunnel, .. } => {
+            ("accept", Some(*tunnel))
+        }
         Command::Refuse { tunnel, .. } => ("refuse", Some(*tunnel)),
         Command::AssignAddresses { tunnel, .. } => ("assign addresses", Some(*tunnel)),
         Command::RequestAddresses { tunnel, .. } => ("request addresses", Some(*tunnel)),

@@ -121,6 +121,8 @@ pub enum Timer {
     AddressRequest(TunnelId),
     /// The end of the tunnels after GOAWAY.
     Drain,
+    /// The end of the period in which what the peer sends in vain is counted.
+    Burden,
 }
 
 /// A change of a timer. Times are relative: a session has no clock.

@@ -70,6 +70,9 @@ pub(super) struct Request {
     pub(super) capsules: Capsules,
     /// Whether the peer's part has neither ended nor been stopped by us.
     pub(super) receiving: bool,
+    /// Whether HTTP Datagrams have no meaning for it: neither extended CONNECT nor any other method that
+    /// gives them one (RFC 9297 §2).
+    pub(super) plain: bool,
     /// The peer asked us to stop before its response came (client).
     pub(super) stopped: Option<u64>,
     frames: FrameDecoder,
@@ -78,6 +81,8 @@ pub(super) struct Request {
     fin: bool,
     /// The rest of a piece of DATA payload.
     piece: Bytes,
+    /// Frames passed over since they were last counted.
+    pub(super) ignored: u32,
     max_output: usize,
     /// What the owner last could see of [`Request::wants_data`].
     wanted: bool,
@@ -93,11 +98,13 @@ impl Request {
             output: Output::new(Some(stream)),
             capsules: Capsules::new(config.capsules, config.max_address_requests),
             receiving: true,
+            plain: false,
             stopped: None,
             frames: FrameDecoder::new(config.max_field_section),
             held: VecDeque::new(),
             fin: false,
             piece: Bytes::new(),
+            ignored: 0,
             max_output: config.max_stream_output,
             wanted: true,
         }
@@ -161,7 +168,15 @@ impl Request {
                 None => {
                     self.held.pop_front();
                 }
-                Some(FrameEvent::Header { ty, .. }) => self.judge(ty)?,
+                Some(FrameEvent::Header { ty, length }) => {
+                    self.judge(ty)?;
+                    let ignored = match ty {
+                        FrameType::Unknown(_) => true,
+                        FrameType::Data => length == 0,
+                        _ => false,
+                    };
+                    self.ignored = self.ignored.saturating_add(ignored.into());
+                }
                 Some(FrameEvent::Data(piece)) => self.piece = piece,
                 Some(FrameEvent::Headers(section)) => return Ok(Some(Found::Head(section))),
                 Some(_) => return Err(WireErrorKind::FrameUnexpected),

@@ -51,6 +51,10 @@ impl Session {
     ) -> Result<(), WireErrorKind> {
         let fields = qpack::decode(section, self.config.max_field_section).map_err(|e| e.kind)?;
         let head = RequestHead::parse(fields)?;
+        let plain = !matches!(head.kind, RequestKind::ExtendedConnect(_));
+        if let Some(request) = self.requests.get_mut(&stream) {
+            request.plain = plain;
+        }
         match self.asked(head)? {
             Asked::Other(status, proxy_status) => {
                 let mut fields = FieldList::default();
@@ -91,8 +95,8 @@ impl Session {
         let Some(scope) = self.scope(&head.path)? else {
             return Ok(Asked::Other(404, None));
         };
-        if let Target::Name(_) = scope.target {
-            // Host names are not resolved: said as RFC 9484 §4.1 asks for a resolution that failed.
+        if matches!(scope.target, Target::Name(_)) && !self.config.resolve_names {
+            // Said as RFC 9484 §4.1 asks for a resolution that failed.
             return Ok(Asked::Other(502, Some("masque; error=dns_error")));
         }
         Ok(Asked::Tunnel(Box::new(TunnelRequest {

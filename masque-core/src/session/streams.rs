@@ -9,7 +9,12 @@ use super::request::{Found, State};
 use super::tunnel::Received;
 use super::{Event, Phase, QuicOutput, Session, Timer, TunnelEnd, TunnelId};
 use crate::error::{ErrorScope, H3Code, WireErrorKind};
+use crate::wire::capsule::{Capsule, CapsuleEvent};
 use crate::wire::stream::{Direction, Role, StreamId};
+
+/// What a request costs that is taken back, in pieces that are passed over: fields are decoded, an owner
+/// is asked, addresses are lent.
+const REQUEST_BURDEN: u32 = 16;
 
 impl Session {
     pub(super) fn data(&mut self, stream: StreamId, data: Bytes, fin: bool) {
@@ -37,9 +42,10 @@ impl Session {
             if stream.initiator() != self.role
                 && let Err(kind) = self.control.ended(stream)
             {
-                self.violation(Some(stream), kind);
+                return self.violation(Some(stream), kind);
             }
-            return;
+            let ignored = self.control.take_ignored();
+            return self.burden(ignored);
         }
         if !stream.is_request() {
             if stream.initiator() != self.role {
@@ -103,6 +109,7 @@ impl Session {
             TunnelEnd::ResetByPeer { code }
         };
         self.abort(stream, H3Code::REQUEST_CANCELLED, Some(end));
+        self.burden(REQUEST_BURDEN);
     }
 
     /// Looks at the bytes of a request stream until there is nothing more to find.
@@ -110,7 +117,16 @@ impl Session {
         while self.phase != Phase::Ended
             && let Some(request) = self.requests.get_mut(&stream)
         {
-            let judged = match request.poll() {
+            let found = request.poll();
+            let mut vain = core::mem::take(&mut request.ignored);
+            if let Ok(Some(Found::Capsule(capsule))) = &found {
+                vain = vain.saturating_add((!is_packet(capsule)).into());
+            }
+            self.burden(vain);
+            let Some(request) = self.requests.get_mut(&stream) else {
+                return;
+            };
+            let judged = match found {
                 Ok(None) => return,
                 Ok(Some(Found::Head(section))) => match self.role {
                     Role::Client => self.response(stream, &section),
@@ -154,7 +170,7 @@ impl Session {
     }
 
     /// The peer broke a rule on a request stream.
-    fn fail(&mut self, stream: StreamId, kind: WireErrorKind) {
+    pub(super) fn fail(&mut self, stream: StreamId, kind: WireErrorKind) {
         match kind.scope() {
             ErrorScope::Connection => self.violation(Some(stream), kind),
             ErrorScope::Stream => {
@@ -245,6 +261,11 @@ impl Session {
             self.ended_requests.insert(stream);
         }
     }
+}
+
+/// Whether a capsule is there to carry a packet.
+fn is_packet(capsule: &CapsuleEvent) -> bool {
+    matches!(capsule, CapsuleEvent::Capsule(Capsule::Datagram(_)))
 }
 
 /// Codes without a meaning of their own count as H3_NO_ERROR (RFC 9114 §8).

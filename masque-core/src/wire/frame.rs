@@ -177,16 +177,19 @@ enum Whole {
 impl Whole {
     /// The payload's length, if it may be kept.
     fn check(self, length: u64, max_headers: usize) -> Result<usize, WireErrorKind> {
-        let max = match self {
-            Self::Headers => max_headers,
-            Self::Settings => MAX_KEPT,
-            Self::Id(_) if (1..=VarInt::MAX_LEN as u64).contains(&length) => VarInt::MAX_LEN,
+        let (max, error) = match self {
+            // One message that is too large is no reason to end the others.
+            Self::Headers => (max_headers, WireErrorKind::FieldSectionTooLarge),
+            Self::Settings => (MAX_KEPT, WireErrorKind::FrameTooLarge),
+            Self::Id(_) if (1..=VarInt::MAX_LEN as u64).contains(&length) => {
+                (VarInt::MAX_LEN, WireErrorKind::FrameTooLarge)
+            }
             Self::Id(_) => return Err(WireErrorKind::FrameLength),
         };
         usize::try_from(length)
             .ok()
             .filter(|&length| length <= max)
-            .ok_or(WireErrorKind::FrameTooLarge)
+            .ok_or(error)
     }
 
     fn decode(self, payload: Bytes) -> Result<FrameEvent, WireError> {
@@ -203,8 +206,9 @@ impl Whole {
 }
 
 impl FrameDecoder {
-    /// A decoder at the start of a frame. A HEADERS payload over `max_headers` bytes or a SETTINGS
-    /// payload over 16 KiB is [`crate::WireErrorKind::FrameTooLarge`].
+    /// A decoder at the start of a frame. A HEADERS payload over `max_headers` bytes is
+    /// [`crate::WireErrorKind::FieldSectionTooLarge`], a SETTINGS payload over 16 KiB
+    /// [`crate::WireErrorKind::FrameTooLarge`].
     #[must_use]
     pub fn new(max_headers: usize) -> Self {
         Self {

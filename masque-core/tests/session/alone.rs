@@ -14,16 +14,16 @@ use masque_core::wire::stream::{Direction, Role, StreamId};
 
 use crate::pump::{server_config, tunnel_request};
 
-const SETTINGS: &[u8] = &[0x00, 0x04, 0x04, 0x08, 0x01, 0x33, 0x01];
-const T0: TunnelId = TunnelId(0);
+pub(crate) const SETTINGS: &[u8] = &[0x00, 0x04, 0x04, 0x08, 0x01, 0x33, 0x01];
+pub(crate) const T0: TunnelId = TunnelId(0);
 
-struct Alone {
-    session: Session,
-    role: Role,
+pub(crate) struct Alone {
+    pub(crate) session: Session,
+    pub(crate) role: Role,
 }
 
 impl Alone {
-    fn new(role: Role, config: SessionConfig) -> Self {
+    pub(crate) fn new(role: Role, config: SessionConfig) -> Self {
         let mut session = Session::new(role, config);
         session.handle_quic(QuicInput::Connected {
             peer_max_datagram_frame_size: Some(65535),
@@ -38,7 +38,7 @@ impl Alone {
     }
 
     /// With a tunnel 0 on stream 0, asked for and not answered.
-    fn asked(role: Role, config: SessionConfig) -> Self {
+    pub(crate) fn asked(role: Role, config: SessionConfig) -> Self {
         let mut alone = Self::new(role, config);
         alone.uni(0, SETTINGS);
         match role {
@@ -55,7 +55,7 @@ impl Alone {
         alone
     }
 
-    fn open(role: Role, config: SessionConfig) -> Self {
+    pub(crate) fn open(role: Role, config: SessionConfig) -> Self {
         let mut alone = Self::asked(role, config);
         match role {
             Role::Client => alone.bidi(0, &response(200)),
@@ -70,31 +70,31 @@ impl Alone {
         alone
     }
 
-    fn peer_uni(&self, index: u32) -> StreamId {
+    pub(crate) fn peer_uni(&self, index: u32) -> StreamId {
         StreamId::nth(self.role.peer(), Direction::Unidirectional, index)
     }
 
-    fn uni(&mut self, index: u32, data: &[u8]) {
+    pub(crate) fn uni(&mut self, index: u32, data: &[u8]) {
         let stream = self.peer_uni(index);
         self.data(stream, data, false);
     }
 
-    fn bidi(&mut self, index: u32, data: &[u8]) {
+    pub(crate) fn bidi(&mut self, index: u32, data: &[u8]) {
         self.data(bidi(index), data, false);
     }
 
-    fn data(&mut self, stream: StreamId, data: &[u8], fin: bool) {
+    pub(crate) fn data(&mut self, stream: StreamId, data: &[u8], fin: bool) {
         let data = Bytes::copy_from_slice(data);
         self.session
             .handle_quic(QuicInput::Data { stream, data, fin });
     }
 
-    fn command(&mut self, command: Command) {
+    pub(crate) fn command(&mut self, command: Command) {
         self.session.handle_command(command).expect("it fits");
     }
 
     /// What is to be done on QUIC; writes are taken whole.
-    fn outputs(&mut self) -> Vec<QuicOutput> {
+    pub(crate) fn outputs(&mut self) -> Vec<QuicOutput> {
         let mut outputs = Vec::new();
         while let Some(output) = self.session.poll_quic() {
             if let QuicOutput::Write { stream, data } = &output {
@@ -107,12 +107,12 @@ impl Alone {
         outputs
     }
 
-    fn events(&mut self) -> Vec<Event> {
+    pub(crate) fn events(&mut self) -> Vec<Event> {
         core::iter::from_fn(|| self.session.poll_event()).collect()
     }
 
     #[track_caller]
-    fn assert_violation(&mut self, kind: WireErrorKind) {
+    pub(crate) fn assert_violation(&mut self, kind: WireErrorKind) {
         let last = self.events().pop();
         assert_eq!(last, Some(Event::Ended(SessionEnd::Violation(kind))));
         let close = self.outputs().pop();
@@ -123,7 +123,7 @@ impl Alone {
     }
 
     #[track_caller]
-    fn assert_stream_error(&mut self, kind: WireErrorKind) {
+    pub(crate) fn assert_stream_error(&mut self, kind: WireErrorKind) {
         let end = TunnelEnd::Violation(kind);
         let ended = Event::TunnelEnded { tunnel: T0, end };
         assert_eq!(self.events().pop(), Some(ended));
@@ -134,24 +134,24 @@ impl Alone {
     }
 }
 
-fn bidi(index: u32) -> StreamId {
+pub(crate) fn bidi(index: u32) -> StreamId {
     StreamId::nth(Role::Client, Direction::Bidirectional, index)
 }
 
-fn framed(ty: FrameType, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(ty: FrameType, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     frame::encode_header(ty, payload.len(), &mut out);
     out.extend_from_slice(payload);
     out
 }
 
-fn section(fields: &FieldList) -> Vec<u8> {
+pub(crate) fn section(fields: &FieldList) -> Vec<u8> {
     let mut section = Vec::new();
     qpack::encode(fields, &mut section);
     framed(FrameType::Headers, &section)
 }
 
-fn request(kind: RequestKind, path: &str) -> Vec<u8> {
+pub(crate) fn request(kind: RequestKind, path: &str) -> Vec<u8> {
     let plain = kind == RequestKind::Connect;
     let head = RequestHead {
         kind,
@@ -164,12 +164,12 @@ fn request(kind: RequestKind, path: &str) -> Vec<u8> {
     section(&head.to_fields())
 }
 
-fn tunnel_head(protocol: &str) -> Vec<u8> {
+pub(crate) fn tunnel_head(protocol: &str) -> Vec<u8> {
     let kind = RequestKind::ExtendedConnect(protocol.into());
     request(kind, "/.well-known/masque/ip/*/*/")
 }
 
-fn response(status: u16) -> Vec<u8> {
+pub(crate) fn response(status: u16) -> Vec<u8> {
     let head = ResponseHead {
         status,
         capsule_protocol: status == 200,
@@ -178,7 +178,7 @@ fn response(status: u16) -> Vec<u8> {
     section(&head.to_fields())
 }
 
-fn status(outputs: &[QuicOutput]) -> Option<u16> {
+pub(crate) fn status(outputs: &[QuicOutput]) -> Option<u16> {
     let Some(QuicOutput::Write { data, .. }) = outputs.first() else {
         return None;
     };
@@ -197,7 +197,7 @@ fn status(outputs: &[QuicOutput]) -> Option<u16> {
     Some(ResponseHead::parse(fields).expect("our own head").status)
 }
 
-const BOTH: [Role; 2] = [Role::Client, Role::Server];
+pub(crate) const BOTH: [Role; 2] = [Role::Client, Role::Server];
 
 #[test]
 fn both_roles_open_three_streams_and_say_what_they_can() {
@@ -219,7 +219,7 @@ fn both_roles_open_three_streams_and_say_what_they_can() {
                 other => panic!("{other:?}"),
             }
         }
-        // 9114-6.2.1-01, 9114-6.2.1-06
+        // 9114-6.2.1-01, 9114-6.2.1-06, 9114-6.2-03
         assert_eq!(written[0][..2], [0x00, 0x04]);
         assert_eq!((&written[1][..], &written[2][..]), (&[2][..], &[3][..]));
         let settings = Settings::decode(&written[0][3..]).expect("our own settings");
@@ -249,7 +249,7 @@ fn datagrams_that_contradict_the_transport_parameters_end_the_connection() {
 
 #[test]
 fn a_second_critical_stream_ends_the_connection() {
-    // 9114-6.2.1-03
+    // 9114-6.2.1-03, 9204-4.2-01
     for (role, ty) in BOTH.into_iter().flat_map(|r| [0u8, 2, 3].map(|t| (r, t))) {
         let mut alone = Alone::new(role, server_config());
         alone.uni(0, &[ty]);
@@ -260,7 +260,7 @@ fn a_second_critical_stream_ends_the_connection() {
 
 #[test]
 fn the_end_of_a_critical_stream_ends_the_connection() {
-    // 9114-6.2.1-04
+    // 9114-6.2.1-04, 9204-4.2-02
     for (role, ty) in BOTH.into_iter().flat_map(|r| [0u8, 2, 3].map(|t| (r, t))) {
         for reset in [false, true] {
             let mut alone = Alone::new(role, server_config());
@@ -319,6 +319,7 @@ fn other_streams_come_and_go() {
         let stream = alone.peer_uni(42);
         let code = H3Code::STREAM_CREATION_ERROR;
         assert_eq!(alone.outputs(), [QuicOutput::Stop { stream, code }]);
+        // 9114-6.2-06: a type in two pieces.
         alone.uni(40, &[0x00]);
         alone.uni(40, &SETTINGS[1..]);
         assert!(matches!(alone.events()[..], [Event::PeerSettings(_)]));
@@ -390,6 +391,7 @@ fn requests_that_are_no_tunnels_are_answered_and_no_more_is_read() {
             let stop = QuicOutput::Stop { stream, code };
             assert_eq!(outputs.contains(&stop), !fin);
             assert_eq!(outputs.last(), Some(&QuicOutput::Finish { stream }));
+            // 8441-4-03: nobody is asked to go anywhere, whatever :authority says.
             assert!(matches!(alone.events()[..], [Event::PeerSettings(_)]));
         }
     }
@@ -436,7 +438,7 @@ fn a_stop_without_error_leaves_the_response_time_to_come() {
         assert_eq!(alone.outputs()[0], QuicOutput::Reset { stream, code });
         alone
     };
-    // 9114-8-02: a code without a meaning is no error either.
+    // 9114-4.1-10, 9114-8-02: a code without a meaning is no error either.
     for code in [0x100, 0x0, 0x21] {
         let mut alone = stopped(code);
         alone.bidi(0, &response(403));
@@ -495,6 +497,7 @@ fn a_client_without_datagrams_is_served_by_capsules() {
     alone.command(Command::Accept { tunnel: T0 });
     alone.outputs();
     alone.events();
+    // 9221-3-01: nothing is ever put into a QUIC datagram, and all goes in capsules.
     assert_eq!(alone.session.datagram_header(T0), None);
     let packet = Bytes::from_static(&[0x45, 1, 2]);
     alone.command(Command::SendPacket { tunnel: T0, packet });

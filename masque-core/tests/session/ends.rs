@@ -41,7 +41,7 @@ fn a_finished_tunnel_ends_on_both_sides_and_leaves_its_siblings() {
                 [ended(tunnel, TunnelEnd::Local)]
             );
             let theirs = mine(first, role.peer());
-            // 9484-4.1-11, 9220-3-04: an orderly end is a FIN, and is answered by one.
+            // 9484-4.1-08, 9484-4.1-11, 9220-3-04: an orderly end is a FIN, and is answered by one.
             let packet = Event::Packet {
                 tunnel: theirs,
                 packet,
@@ -93,7 +93,7 @@ fn an_aborted_tunnel_is_reset_in_both_directions() {
             );
             let end = TunnelEnd::ResetByPeer { code: code.0 };
             assert_eq!(pair.side(role.peer()).take_events(), [ended(other, end)]);
-            // 9000-3.5-01
+            // 9000-3.5-01, 9114-4.1.1-01
             let outputs = &pair.side(role).outputs;
             let stream = stream(0);
             assert!(outputs.contains(&QuicOutput::Reset { stream, code }));
@@ -361,7 +361,7 @@ fn a_response_that_does_not_come_is_not_waited_for() {
 
 #[test]
 fn the_goaway_is_given_to_quic_before_the_connection_is_closed() {
-    // 9114-5.2-03
+    // 9114-5.2-03, 9114-3.3-02
     let mut pair = connected(Net::PLAIN);
     let server = &mut pair.server.session;
     server.handle_command(Command::Shutdown).expect("running");

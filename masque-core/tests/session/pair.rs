@@ -103,6 +103,7 @@ fn addresses_and_routes_and_packets_go_both_ways() {
                 tunnel: to,
                 routes: routes(),
             };
+            // 9114-4.1-11: all of it long before the stream ends.
             // 9297-3.5-01: the same payload as in a QUIC DATAGRAM.
             let told = [
                 assigned.clone(),

@@ -151,6 +151,7 @@ fn op() -> impl Strategy<Value = Op> {
     let timer = prop_oneof![
         Just(Timer::Settings),
         Just(Timer::Drain),
+        Just(Timer::Burden),
         (0u32..4).prop_map(|t| Timer::Response(TunnelId(t))),
         (0u32..4).prop_map(|t| Timer::AddressRequest(TunnelId(t))),
     ];
@@ -248,6 +249,7 @@ impl Watched {
                     assert_eq!(self.tunnels.insert(tunnel, true), None);
                 }
                 Event::Established { tunnel, .. }
+                | Event::ResponseFields { tunnel, .. }
                 | Event::AddressesAssigned { tunnel, .. }
                 | Event::AddressesRequested { tunnel, .. }
                 | Event::RoutesAdvertised { tunnel, .. }

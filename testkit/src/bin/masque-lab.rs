@@ -4,6 +4,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use masque_testkit::hostile::probe::{self, Probe, ProbeError};
 use masque_testkit::lab::{self, Comparison, LabError, Scenario};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
@@ -34,6 +35,9 @@ enum Command {
         #[command(flatten)]
         seeds: lab::SeedsArgs,
     },
+    /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
+    /// the rules; fails if it breaks one itself.
+    Probe(Box<Probe>),
     /// Takes one input at a time; commands come from standard input.
     Step {
         #[command(flatten)]
@@ -44,6 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
+        Command::Probe(options) => return judge(&options, &mut out),
         Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
@@ -57,6 +62,45 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("masque-lab: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn judge(options: &Probe, out: &mut impl io::Write) -> ExitCode {
+    match probe::probe(options, out) {
+        Ok(tally) if tally.violations == 0 && tally.pass > 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(ProbeError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("masque-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+        for line in [
+            "masque-lab probe https://a/{target}/{ipproto}/ --ca ca.pem --json",
+            "masque-lab probe --listen [::1]:4433 --cert a.pem --key a.key",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "masque-lab probe",
+            "masque-lab probe https://a/ --listen [::1]:4433 --cert a --key b",
+            "masque-lab probe https://a/ --cert a.pem",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 }

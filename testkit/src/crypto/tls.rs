@@ -13,7 +13,7 @@ use rustls::RootCertStore;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 
 use crate::world::WALL;
@@ -101,6 +101,18 @@ impl Authority {
     /// # Errors
     /// [`TlsError`].
     pub fn server(&self, name: &str) -> Result<Arc<QuicServerConfig>, TlsError> {
+        self.server_with(name, false)
+    }
+
+    /// The same, whose clients may resume their sessions if `resumable`.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn server_with(
+        &self,
+        name: &str,
+        resumable: bool,
+    ) -> Result<Arc<QuicServerConfig>, TlsError> {
         let (certificate, key) = self.issue_server(name)?;
         let provider = self.source.provider(name);
         let roots = Arc::new(self.roots()?);
@@ -111,8 +123,13 @@ impl Authority {
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate], key)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Tickets carry the time and live in a cache shared by all connections.
-        config.send_tls13_tickets = 0;
+        if resumable {
+            config.session_storage = ServerSessionMemoryCache::new(256);
+            config.send_tls13_tickets = 2;
+        } else {
+            // Tickets live in a cache shared by all connections: without them, each is by itself.
+            config.send_tls13_tickets = 0;
+        }
         Ok(Arc::new(QuicServerConfig::try_from(config)?))
     }
 
@@ -152,7 +169,8 @@ impl Authority {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.resumption = Resumption::disabled();
+        // Does nothing where the server gives no tickets.
+        config.resumption = Resumption::in_memory_sessions(8);
         Ok(Arc::new(QuicClientConfig::try_from(config)?))
     }
 

@@ -92,7 +92,7 @@ impl Plan {
         let gateways: Vec<IpAddr> = ["10.64.0.1", "fd00:7::1"].map(literal).to_vec();
         let pools: Vec<IpPrefix> = ["10.64.0.0/10", "fd00:7::/64"].map(literal).to_vec();
         let mut server = ServerConfig {
-            crypto: keys.server()?,
+            crypto: keys.server(false)?,
             secret: self.seed().bytes("server secret"),
             require_identity: true,
             port: PortId(0),

@@ -8,7 +8,7 @@ use masque_core::wire::offload::VnetHdr;
 use super::host::{Action, Host, HostCx};
 use super::link::{Loss, overhead};
 use super::router::{RouterId, Transit};
-use super::{Input, NodeId, World};
+use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
 /// More than any honest endpoint does in one step.
@@ -149,6 +149,10 @@ impl World {
             .sockets
             .get(transmit.socket.0 as usize)
             .unwrap_or_else(|| panic!("{name}: no socket {:?}", transmit.socket));
+        if node.down.contains(&transmit.socket.0) {
+            self.stats.no_link += 1;
+            return;
+        }
         if let Some(ip) = transmit.src_ip
             && node.sockets.iter().any(|own| own.ip() == ip)
         {
@@ -168,7 +172,19 @@ impl World {
         data: &[u8],
     ) {
         self.trace.bytes(self.now, b'u', data);
+        if let Some(tap) = &mut self.tap {
+            tap.push(Tapped {
+                at: self.now,
+                node: id,
+                to,
+                ecn,
+                data: data.to_vec(),
+            });
+        }
         let words = format!("-> udp {} bytes {from} > {to}", data.len());
+        if self.reaches_stranger(from, to, data) {
+            return;
+        }
         let origin = self.head(id);
         let behind = self.nodes[origin.0].behind;
         let datagram = Transit {

@@ -125,6 +125,15 @@ pub enum Input {
         /// How it is from now on.
         config: LinkConfig,
     },
+    /// A socket's network is gone, or back: nothing leaves by it or arrives there meanwhile.
+    Socket {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        socket: SocketId,
+        /// Whether it is there.
+        up: bool,
+    },
     /// A node stops without a word.
     Stop {
         /// Who.

@@ -27,9 +27,10 @@ mod link;
 mod node;
 mod router;
 mod shards;
+mod stranger;
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime};
@@ -80,6 +81,21 @@ pub struct WorldStats {
     pub nobody_home: u64,
 }
 
+/// A UDP datagram that a node sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tapped {
+    /// When.
+    pub at: Duration,
+    /// Who.
+    pub node: NodeId,
+    /// To where.
+    pub to: SocketAddr,
+    /// The ECN codepoint it was to have.
+    pub ecn: Option<Ecn>,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
 /// Endpoints, inner hosts and links in virtual time.
 pub struct World {
     base: Instant,
@@ -89,6 +105,8 @@ pub struct World {
     links: BTreeMap<(NodeId, NodeId), Link>,
     groups: Vec<Group>,
     routers: Vec<router::Router>,
+    /// What has arrived at addresses that belong to no node.
+    strangers: BTreeMap<SocketAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
@@ -96,6 +114,7 @@ pub struct World {
     stats: WorldStats,
     trace: Trace,
     watch: invariants::Watch,
+    tap: Option<Vec<Tapped>>,
 }
 
 impl World {
@@ -110,12 +129,14 @@ impl World {
             links: BTreeMap::new(),
             groups: Vec::new(),
             routers: Vec::new(),
+            strangers: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            tap: None,
             watch: invariants::Watch::default(),
         }
     }
@@ -124,6 +145,18 @@ impl World {
     #[must_use]
     pub fn seed(&self) -> &Seed {
         &self.seed
+    }
+
+    /// Keeps a copy of every UDP datagram that nodes send from now on.
+    pub fn tap(&mut self) {
+        // Who listens may speak for others.
+        self.watch_nothing();
+        self.tap.get_or_insert_default();
+    }
+
+    /// What was sent since the last call, lost or not.
+    pub fn tapped(&mut self) -> Vec<Tapped> {
+        self.tap.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Turns trace lines on or off, in endpoints too.
@@ -360,10 +393,6 @@ impl World {
         self.now = to;
     }
 
-    fn instant(&self) -> Instant {
-        self.base + self.now
-    }
-
     fn next_deadline(&self) -> Option<(Duration, NodeId, TimerReason)> {
         let deadlines = self.nodes.iter().enumerate().filter_map(|(index, node)| {
             node.deadline
@@ -516,6 +545,17 @@ impl World {
                 });
                 (Some(node), words)
             }
+            Input::Socket { node, socket, up } => {
+                let words = format!("<- socket {} {}", socket.0, if up { "up" } else { "down" });
+                self.log(node, &words);
+                let down = &mut self.nodes[node.0].down;
+                if up {
+                    down.remove(&socket.0);
+                } else {
+                    down.insert(socket.0);
+                }
+                (Some(node), words)
+            }
             Input::Stop { node } => {
                 self.stop(node);
                 self.log(node, "stops");
@@ -567,6 +607,9 @@ impl World {
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
         self.watch_sender(from.ip());
+        if self.keep(from, to, data) {
+            return (None, words);
+        }
         let home = self.owner(to);
         let home = home.map(|(id, socket)| (self.steer_datagram(id, from, data), socket));
         let home = home.filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
@@ -592,6 +635,9 @@ impl World {
         self.nodes.iter().enumerate().find_map(|(index, node)| {
             let socket = node.sockets.iter().position(|own| *own == address)?;
             let socket = u32::try_from(socket).ok()?;
+            if node.down.contains(&socket) {
+                return None;
+            }
             Some((NodeId(index), SocketId(socket)))
         })
     }

@@ -1,12 +1,14 @@
 //! One endpoint and what is known of it.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use masque_core::endpoint::{Config, Endpoint, Event, Identity, Lease, TimerReason, TunBatch};
+use masque_core::endpoint::{
+    Config, Endpoint, Event, Identity, Lease, SocketId, TimerReason, TunBatch,
+};
 
 use super::host::Host;
 
@@ -31,6 +33,8 @@ pub struct Node {
     pub(super) name: String,
     pub(super) config: Config,
     pub(super) sockets: Vec<SocketAddr>,
+    /// Sockets whose network is gone.
+    pub(super) down: BTreeSet<u32>,
     pub(super) host: Box<dyn Host>,
     pub(super) audit: super::invariants::Audit,
     pub(super) behind: Option<super::router::RouterId>,
@@ -58,6 +62,7 @@ impl Node {
             name: spec.name,
             config: spec.config,
             sockets: spec.sockets,
+            down: BTreeSet::new(),
             host: spec.host,
             audit: super::invariants::Audit::default(),
             behind: None,
@@ -83,6 +88,16 @@ impl Node {
     #[must_use]
     pub fn sockets(&self) -> &[SocketAddr] {
         &self.sockets
+    }
+
+    /// Gives it another socket.
+    ///
+    /// # Panics
+    /// With more sockets than there are numbers.
+    pub fn add_socket(&mut self, address: SocketAddr) -> SocketId {
+        let number = u32::try_from(self.sockets.len()).expect("few sockets");
+        self.sockets.push(address);
+        SocketId(number)
     }
 
     /// Its endpoint; `None` while stopped.

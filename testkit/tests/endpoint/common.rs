@@ -4,6 +4,8 @@ use std::time::Duration;
 use masque_core::endpoint::{
     CloseReason, Command, Counters, DropReason, Event, PortId, TunnelHandle, Usage,
 };
+use masque_core::wire::prefix::AddressRange;
+use masque_core::wire::scope::Scope;
 use masque_testkit::packet::{self, Packet};
 use masque_testkit::scenario::{INNER_V4, INNER_V6, Options, Star, star};
 use masque_testkit::world::{Input, NodeId, last_event};
@@ -196,4 +198,44 @@ pub(crate) fn reassemble(parts: &[Vec<u8>]) -> Vec<u8> {
     let last = parts.last().expect("at least one");
     assert_eq!(last[6] & 0x20, 0, "the last has no More Fragments");
     payload
+}
+
+/// The only client of a star leaves, and comes back for a tunnel of this scope.
+pub(crate) fn ask_for(star: &mut Star, scope: Scope) {
+    let client = star.client();
+    disconnect(star, client);
+    run(star, 500);
+    let mut target = star.targets[0].clone();
+    target.scope = scope;
+    let input = Input::Connect {
+        node: client,
+        target: Box::new(target),
+    };
+    star.world.schedule_in(Duration::ZERO, input);
+    run(star, 1000);
+}
+
+/// The last list of routes a node was told of, as text.
+pub(crate) fn told_routes(star: &Star, node: NodeId) -> Option<Vec<String>> {
+    last_event(star.world.node(node), |event| match event {
+        Event::Routes { routes, .. } => {
+            let text = |range: &AddressRange| {
+                format!("{}-{} {}", range.start(), range.end(), range.protocol())
+            };
+            Some(routes.ranges().iter().map(text).collect())
+        }
+        _ => None,
+    })
+}
+
+/// Status and `proxy-status` of the last refusal.
+pub(crate) fn refused(star: &Star, node: NodeId) -> Option<(u16, String)> {
+    last_event(star.world.node(node), |event| match event {
+        Event::TunnelRefused {
+            status,
+            proxy_status,
+            ..
+        } => Some((*status, proxy_status.clone().unwrap_or_default())),
+        _ => None,
+    })
 }

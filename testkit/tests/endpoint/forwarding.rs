@@ -65,6 +65,7 @@ fn an_embedder_that_forwards_has_the_hop_count_lowered() {
             let result = result.expect("running");
             run(&mut star, 100);
             let got = received(&mut star, client);
+            // 9484-7.2-04, 9484-7.2-05
             assert_eq!(
                 got.first().map(|it| hops(it)),
                 arrives,
@@ -256,6 +257,7 @@ fn the_server_judges_sources_for_itself_and_answers_no_forged_one() {
     );
     // The client does not know yet.
     send(&mut star, client, datagram(old, inner(true), 10));
+    // 9484-11-03
     assert_eq!(dropped(&star, server, DropReason::SourceNotAssigned), 1);
     assert_eq!(counters(&star, server).icmp_sent, 0);
     assert!(received(&mut star, client).is_empty());
@@ -289,7 +291,7 @@ fn the_client_takes_nothing_for_an_address_it_no_longer_has() {
     let withdrawn =
         |event: &Event| matches!(event, Event::Addresses { addresses, .. } if addresses.is_empty());
     assert_eq!(count(&star, client, withdrawn), 1);
-    // With nothing assigned the client sends nothing.
+    // 9484-4.7.1-03: with nothing assigned the client sends nothing.
     send(&mut star, client, datagram(old, inner(true), 10));
     assert_eq!(dropped(&star, client, DropReason::SourceNotAssigned), 1);
 }
@@ -322,6 +324,7 @@ fn routes_are_judged_on_both_sides() {
     );
     // The client does not know yet: the server says so.
     send(&mut star, client, datagram(own, elsewhere, 10));
+    // 9484-7.2.1-01, 9484-4.7.3-14
     assert_eq!(dropped(&star, server, DropReason::DestinationNotRouted), 1);
     assert_eq!(told(&mut star, client), Some((3, 0)));
     // Now it does, and says so itself.
@@ -331,6 +334,7 @@ fn routes_are_judged_on_both_sides() {
     send(&mut star, server, datagram(elsewhere, own, 10));
     assert_eq!(dropped(&star, server, DropReason::SourceNotAssigned), 1);
     send(&mut star, client, datagram(own, inner(true), 10));
+    // 9484-4.8-03, 9484-4.7.3-14: the range is for any protocol.
     assert_eq!(
         received(&mut star, server)
             .iter()
@@ -364,6 +368,7 @@ fn no_tunnel_carries_link_local_loopback_or_multicast() {
         send(&mut star, server, datagram(bad, own, 10));
         send(&mut star, server, datagram(inner(bad.is_ipv4()), bad, 10));
         let expected = 2 * (nth as u64 + 1);
+        // 9484-7.2-06, 6890-2-01
         assert_eq!(
             dropped(&star, client, DropReason::NotForwardable),
             expected,
@@ -446,29 +451,33 @@ fn no_error_is_told_about_an_error() {
 
 #[test]
 fn errors_are_limited_in_rate() {
-    let mut options = quiet();
-    options.limits.icmp_per_second = 10;
-    let mut star = up(&options);
-    let (server, client) = (star.server, star.client());
-    let own = address(&star, client, true);
-    let nobody = "10.7.0.200".parse().expect("valid");
-    for _ in 0..50 {
-        send_later(&mut star, client, datagram(own, nobody, 10));
-        send_later(&mut star, server, datagram(inner(true), nobody, 10));
+    for v4 in [true, false] {
+        let mut options = quiet();
+        options.limits.icmp_per_second = 10;
+        let mut star = up(&options);
+        let (server, client) = (star.server, star.client());
+        let own = address(&star, client, v4);
+        let nobody = if v4 { "10.7.0.200" } else { "fd00:7::200" };
+        let nobody = nobody.parse().expect("valid");
+        for _ in 0..50 {
+            send_later(&mut star, client, datagram(own, nobody, 10));
+            send_later(&mut star, server, datagram(inner(v4), nobody, 10));
+        }
+        run(&mut star, 500);
+        // 4443-2.4-05, 1812-4.3.2.8-01
+        assert_eq!(received(&mut star, client).len(), 10);
+        assert_eq!(received(&mut star, server).len(), 10);
+        assert_eq!(counters(&star, server).icmp_sent, 20);
+        assert_eq!(counters(&star, server).icmp_limited, 80);
+        assert_eq!(dropped(&star, server, DropReason::NoTunnel), 100);
+        // A second later there are ten more.
+        run(&mut star, 1000);
+        for _ in 0..50 {
+            send_later(&mut star, client, datagram(own, nobody, 10));
+        }
+        run(&mut star, 500);
+        assert_eq!(received(&mut star, client).len(), 10);
     }
-    run(&mut star, 500);
-    assert_eq!(received(&mut star, client).len(), 10);
-    assert_eq!(received(&mut star, server).len(), 10);
-    assert_eq!(counters(&star, server).icmp_sent, 20);
-    assert_eq!(counters(&star, server).icmp_limited, 80);
-    assert_eq!(dropped(&star, server, DropReason::NoTunnel), 100);
-    // A second later there are ten more.
-    run(&mut star, 1000);
-    for _ in 0..50 {
-        send_later(&mut star, client, datagram(own, nobody, 10));
-    }
-    run(&mut star, 500);
-    assert_eq!(received(&mut star, client).len(), 10);
 }
 
 #[test]
@@ -494,6 +503,7 @@ fn ipv4_that_may_be_fragmented_is_and_what_may_not_is_told_the_tunnel_mtu() {
         send(&mut star, node, whole);
         assert!(received(&mut star, peer).is_empty());
         let answers = received(&mut star, node);
+        // 9484-10.1-02, 1191-3-01
         assert_eq!(icmp_error(&answers[0]), Some((3, 4, mtu, destination)));
         assert_eq!(dropped(&star, node, DropReason::TooBig), 1);
 

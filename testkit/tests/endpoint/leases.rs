@@ -63,6 +63,7 @@ fn a_lease_in_use_outlives_its_lifetime() {
     });
     let before = address(&star, star.client(), true);
     run(&mut star, 300_000);
+    // 9484-4.1-07
     assert_eq!(
         count(&star, star.server, |event| matches!(
             event,

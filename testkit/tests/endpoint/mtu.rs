@@ -65,6 +65,7 @@ fn a_path_that_shrinks_is_noticed_told_and_gone_on_with_and_probed_again() {
             .filter(|(ty, code, _, _)| (*ty, *code) == (3, 4))
             .map(|(_, _, mtu, _)| mtu)
             .collect();
+        // 9221-5-03
         assert!(
             mtus.last() == Some(&shrunk) && mtus.iter().all(|mtu| told.contains(mtu)),
             "{mtus:?} {shrunk}"
@@ -81,6 +82,7 @@ fn a_path_that_shrinks_is_noticed_told_and_gone_on_with_and_probed_again() {
 
     path(&mut star, LinkConfig::default());
     run(&mut star, 700_000);
+    // 9000-14.2-01: found again, from 1,200 bytes on.
     assert_eq!(*told_mtus(&star, client).last().expect("told"), before);
     assert_eq!(*told_mtus(&star, server).last().expect("told"), before);
     assert_eq!(closed(&star, client), None);
@@ -108,6 +110,7 @@ fn a_path_of_1200_bytes_carries_ipv4_and_says_so() {
     let mut star = up(&options);
     run(&mut star, 2000);
     let client = star.client();
+    // 9000-14-01
     assert!(
         told_mtus(&star, client)
             .iter()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use masque_core::endpoint::{Command, Deadline, Event, PortId, TimerReason, Usage};
+use masque_core::endpoint::{CloseReason, Command, Deadline, Event, PortId, TimerReason, Usage};
 use masque_core::wire::offload::VnetHdr;
 use masque_testkit::scenario::Options;
 use masque_testkit::world::{Input, LinkConfig};
@@ -171,4 +171,33 @@ fn whoever_forgets_to_drain_is_due_at_once() {
     assert_eq!(deadline, Some(Deadline { at, reason }));
     run(&mut star, 100);
     assert_eq!(received(&mut star, client).len(), 1);
+}
+
+/// quinn-proto held CONNECTION_CLOSE back where the congestion window was full, and for ever, since a closed
+/// connection looks at no ACK: the other side then knew nothing until its time was up.
+#[test]
+fn the_end_is_told_however_full_the_window_is() {
+    let mut options = quiet();
+    options.link.rate = Some(1_000_000);
+    let mut star = up(&options);
+    let (server, client) = (star.server, star.client());
+    let packet = datagram(address(&star, client, true), inner(true), 1000);
+    for _ in 0..400 {
+        send_later(&mut star, client, packet.clone());
+    }
+    run(&mut star, 200);
+    assert!(
+        usage(&star, client).queued_datagrams > 0,
+        "there is more to send than may be"
+    );
+    disconnect(&mut star, client);
+    run(&mut star, 2_000);
+    assert!(
+        matches!(
+            closed(&star, server),
+            Some(CloseReason::Peer { code: 0x100, .. })
+        ),
+        "{:?}",
+        closed(&star, server)
+    );
 }

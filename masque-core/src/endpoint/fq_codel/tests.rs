@@ -239,3 +239,87 @@ fn a_flow_has_its_share_if_it_queues_as_much_as_others_do_on_the_average() {
     assert!(queue.has_its_share(1) && !queue.has_its_share(2) && !queue.has_its_share(3));
     assert!(!TunnelQueue::default().has_its_share(1));
 }
+
+/// What a queue still gives out, without CoDel's judgement getting a chance.
+fn drain(queue: &mut TunnelQueue, now: Instant) -> Vec<(u8, u32)> {
+    let all = std::iter::from_fn(|| queue.pop(now, PREFIX, QUANTUM));
+    all.map(|datagram| read(&datagram)).collect()
+}
+
+proptest! {
+    #[test]
+    fn after_a_gap_each_flow_keeps_its_newest_and_those_leave_first(
+        pushes in prop::collection::vec((0..4_u8, 0..5_000_u64), 0..60),
+    ) {
+        let start = origin();
+        let mut pushes = pushes;
+        pushes.sort_by_key(|(_, at)| *at);
+        let mut queue = TunnelQueue::default();
+        for (number, (flow, at)) in (0..).zip(&pushes) {
+            let packet = std::iter::once(datagram(*flow, number, 200, 0));
+            queue.push(start + ms(*at), u32::from(*flow), packet);
+        }
+        let now = start + ms(5_000);
+        let dropped = queue.freshen(now);
+        let mut kept = Vec::new();
+        let mut first = 0;
+        for flow in 0..4 {
+            let of_flow = (0..).zip(&pushes).filter(|(_, (of, _))| *of == flow);
+            let of_flow: Vec<(u32, u64)> = of_flow.map(|(number, (_, at))| (number, *at)).collect();
+            let young = of_flow.iter().filter(|(_, at)| 5_000 - at <= 1_000).count();
+            let from = of_flow.len() - young.max(2).min(of_flow.len());
+            // A flow of which nothing newer is there.
+            if of_flow.len() - from <= 2 && young < of_flow.len() {
+                first += of_flow.len() - from;
+            }
+            kept.extend(of_flow[from..].iter().map(|(number, _)| (flow, *number)));
+        }
+        prop_assert_eq!(dropped as usize, pushes.len() - kept.len());
+        prop_assert_eq!(queue.len(), kept.len());
+        prop_assert_eq!(queue.bytes(), kept.len() * (200 + PREFIX));
+        let out = drain(&mut queue, now);
+        let old = |number: u32| 5_000 - pushes[number as usize].1 > 1_000;
+        prop_assert!(out[first..].iter().all(|(_, number)| !old(*number)), "old ones first");
+        let mut out = out;
+        out.sort_unstable();
+        kept.sort_unstable();
+        prop_assert_eq!(out, kept);
+        prop_assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_parked_appended_and_given_another_prefix_is_all_there_and_counted(
+        here in prop::collection::vec((0..4_u8, any::<bool>()), 0..20),
+        there in prop::collection::vec((0..4_u8, any::<bool>()), 0..20),
+        prefix in prop::collection::vec(any::<u8>(), PREFIX..=PREFIX),
+    ) {
+        let now = origin();
+        let fill = |plan: &[(u8, bool)], from: u32| {
+            let mut queue = TunnelQueue::default();
+            for (number, (flow, large)) in (from..).zip(plan) {
+                let size = if *large { 1400 } else { 200 };
+                let datagram = datagram(*flow, number, size, 0);
+                match large {
+                    true => queue.park(datagram),
+                    false => queue.push(now, u32::from(*flow), std::iter::once(datagram)),
+                }
+            }
+            queue
+        };
+        let mut queue = fill(&here, 0);
+        queue.append(fill(&there, 100));
+        queue.change_prefix(PREFIX, &prefix);
+        prop_assert_eq!(queue.len(), here.len() + there.len());
+        queue.unpark(1000);
+        let small = std::iter::from_fn(|| queue.pop(now, PREFIX, QUANTUM)).collect::<Vec<_>>();
+        prop_assert!(small.iter().all(|it| it.len() < 1000 && it[..PREFIX] == prefix[..]));
+        prop_assert_eq!(queue.has_parked(1402), queue.len() > 0);
+        queue.unpark(usize::MAX);
+        let large = drain(&mut queue, now);
+        let expected = (0..).zip(&here).chain((100..).zip(&there));
+        let expected = expected.filter(|(_, (_, large))| *large);
+        prop_assert_eq!(large, expected.map(|(number, (flow, _))| (*flow, number)).collect::<Vec<_>>());
+        prop_assert_eq!(small.len(), here.iter().chain(&there).filter(|(_, large)| !large).count());
+        prop_assert_eq!(queue.bytes(), 0);
+    }
+}

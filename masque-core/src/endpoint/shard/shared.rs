@@ -19,7 +19,8 @@ use crate::endpoint::config::{Config, Lease};
 use crate::endpoint::owners::{Change, Owners};
 use crate::endpoint::pool::AddressBook;
 use crate::endpoint::setup::micros_since_epoch;
-use crate::endpoint::types::{ConnId, Identity};
+use crate::endpoint::token::Tokens;
+use crate::endpoint::types::{ConnId, Identity, TunnelHandle};
 
 /// So many changes are kept for endpoints that are behind; one that is further behind copies all.
 const MAX_LOG: usize = 1024;
@@ -48,6 +49,7 @@ pub(in crate::endpoint) struct Registry {
     /// The connections of each identity that have not ended.
     pub(in crate::endpoint) of_identity: BTreeMap<Identity, BTreeSet<ConnId>>,
     pub(in crate::endpoint) crowd: Crowd,
+    pub(in crate::endpoint) tokens: Tokens,
 }
 
 /// What shards tell each other: changes to all, notices to one.
@@ -65,12 +67,15 @@ pub(in crate::endpoint) enum Notice {
     Replace(ConnId),
     /// Its identity is no longer welcome.
     Revoke(ConnId),
+    /// The queue of one tunnel goes to another.
+    Yield(TunnelHandle, TunnelHandle),
 }
 
 impl Notice {
     pub(in crate::endpoint) fn conn(self) -> ConnId {
         match self {
             Self::Replace(conn) | Self::Revoke(conn) => conn,
+            Self::Yield(from, _) => from.conn,
         }
     }
 }
@@ -108,6 +113,7 @@ impl Shared {
                 book,
                 of_identity: BTreeMap::new(),
                 crowd: Crowd::default(),
+                tokens: Tokens::default(),
             }),
             board: Mutex::new(Board {
                 owners: Owners::default(),

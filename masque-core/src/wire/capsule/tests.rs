@@ -220,7 +220,7 @@ proptest! {
         prop_assert_eq!(run(&bytes), (expected, Ok(())));
     }
 
-    // 9484-4.7.3-06, -07, -08, -10
+    // 9484-4.7.3-06, 9484-4.7.3-07, 9484-4.7.3-08, 9484-4.7.3-10
     #[test]
     fn normalised_routes_are_legal_and_mean_the_same(ranges in small_ranges()) {
         let routes = RouteAdvertisement::from_unordered(ranges.clone());
@@ -240,7 +240,7 @@ proptest! {
         }
     }
 
-    // 9484-4.7.3-06 to -10, judged by the text of the RFC: every pair, not neighbours only.
+    // 9484-4.7.3-06, 9484-4.7.3-07, 9484-4.7.3-08, 9484-4.7.3-09, 9484-4.7.3-10: judged by the text of the RFC: every pair, not neighbours only.
     #[test]
     fn a_list_is_legal_exactly_if_every_pair_is(mut ranges in small_ranges(), sorted in any::<bool>()) {
         if sorted {
@@ -271,7 +271,7 @@ proptest! {
         }
     }
 
-    // 9484-4.7.2-02, -03, -04
+    // 9484-4.7.2-02, 9484-4.7.2-03, 9484-4.7.2-04
     #[test]
     fn a_request_has_entries_with_distinct_non_zero_ids(ids in vec_of(0..6u32, 0..5)) {
         let entries: Vec<_> = ids.iter().map(|&id| AddressEntry {

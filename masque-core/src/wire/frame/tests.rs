@@ -201,7 +201,7 @@ fn the_type_is_known_before_anything_is_wrong_with_the_length() {
         (
             FrameType::Headers,
             MAX_HEADERS as u64 + 1,
-            WireErrorKind::FrameTooLarge,
+            WireErrorKind::FieldSectionTooLarge,
         ),
         (
             FrameType::Settings,

@@ -23,6 +23,8 @@ pub(crate) struct Chain {
     pub(crate) offset: usize,
     pub(crate) fragment: bool,
     pub(crate) later_fragment: bool,
+    /// A routing header of type 0 that still leads somewhere (RFC 5095).
+    pub(crate) source_routed: bool,
 }
 
 /// Walks the chain of an IPv6 packet whose fixed header says that `next` follows.
@@ -36,6 +38,7 @@ pub(crate) fn walk(packet: &[u8], next: u8) -> Result<Chain, PacketError> {
         offset: super::V6_HEADER,
         fragment: false,
         later_fragment: false,
+        source_routed: false,
     };
     match next {
         super::TCP | super::UDP | super::ICMPV6 => Ok(chain),
@@ -73,6 +76,7 @@ fn walk_slowly(packet: &[u8], mut chain: Chain) -> Result<Chain, PacketError> {
             // An atomic fragment (RFC 6946) is a whole packet.
             chain.fragment |= word & 0xfff9 != 0;
         }
+        chain.source_routed |= chain.protocol == ROUTING && header[2] == 0 && header[3] != 0;
         chain.protocol = header[0];
         chain.offset = offset;
         if chain.later_fragment {

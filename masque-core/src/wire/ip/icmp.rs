@@ -73,6 +73,110 @@ pub fn is_icmp_error(packet: &[u8], info: &PacketInfo) -> bool {
     })
 }
 
+/// What an ICMP error says about the packet it is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quoted {
+    /// That packet's source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Its upper-layer protocol, after IPv6 extension headers.
+    pub protocol: u8,
+}
+
+/// The packet that an ICMP error quotes; `None` if too little of it is there, or it is of another
+/// version. `packet` is to be one for which [`is_icmp_error`] holds.
+#[must_use]
+pub fn quoted(packet: &[u8], info: &PacketInfo) -> Option<Quoted> {
+    let quote = packet.get(info.transport_offset + ICMP_HEADER..)?;
+    match info.source {
+        IpAddr::V4(_) => {
+            let header = quote.first_chunk::<V4_HEADER>()?;
+            (header[0] >> 4 == 4).then(|| Quoted {
+                source: super::address_v4([header[12], header[13], header[14], header[15]]),
+                destination: super::address_v4([header[16], header[17], header[18], header[19]]),
+                protocol: header[9],
+            })
+        }
+        IpAddr::V6(_) => {
+            let header = quote.first_chunk::<V6_HEADER>()?;
+            let chain = super::ext::walk(quote, header[6]).ok()?;
+            (header[0] >> 4 == 6).then(|| Quoted {
+                source: address_v6(header, 8),
+                destination: address_v6(header, 24),
+                protocol: chain.protocol,
+            })
+        }
+    }
+}
+
+fn address_v6(header: &[u8; V6_HEADER], at: usize) -> IpAddr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&header[at..at + 16]);
+    IpAddr::V6(Ipv6Addr::from_octets(octets))
+}
+
+/// Of what never leaves the link.
+const ON_LINK: u8 = 255;
+
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+
+/// An ICMPv6 echo, request or reply (RFC 4443 §4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Echo<'a> {
+    /// Whether it asks.
+    pub is_request: bool,
+    /// Identifier and sequence number.
+    pub word: u32,
+    /// The data.
+    pub data: &'a [u8],
+}
+
+impl<'a> Echo<'a> {
+    /// Reads an ICMPv6 echo; `None` for everything else, fragments, and a wrong checksum.
+    #[must_use]
+    pub fn parse(packet: &'a [u8], info: &PacketInfo) -> Option<Self> {
+        if info.protocol != ICMPV6 || info.source.is_ipv4() || info.fragment {
+            return None;
+        }
+        let message = packet.get(info.transport_offset..)?;
+        let (header, data) = message.split_first_chunk::<ICMP_HEADER>()?;
+        let is_request = match header[..2] {
+            [ECHO_REQUEST, 0] => true,
+            [ECHO_REPLY, 0] => false,
+            _ => return None,
+        };
+        let length = u32::try_from(message.len()).ok()?;
+        let pseudo = pseudo_header(info.source, info.destination, ICMPV6, length);
+        pseudo.add(message).is_valid().then(|| Self {
+            is_request,
+            word: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            data,
+        })
+    }
+
+    /// The whole packet; to a multicast address with the greatest hop limit. Data beyond what one packet
+    /// holds is left out.
+    #[must_use]
+    pub fn packet(&self, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+        let most = usize::from(u16::MAX) - ICMP_HEADER;
+        let data = &self.data[..self.data.len().min(most)];
+        let length = (ICMP_HEADER + data.len()) as u16;
+        let kind = match self.is_request {
+            true => ECHO_REQUEST,
+            false => ECHO_REPLY,
+        };
+        let mut packet = header_v6(source, destination, length);
+        if destination.is_multicast() {
+            packet[7] = ON_LINK;
+        }
+        let pseudo = pseudo_header(source.into(), destination.into(), ICMPV6, length.into());
+        push_message(&mut packet, kind, 0, self.word, data, pseudo);
+        packet
+    }
+}
+
 fn is_icmp(info: &PacketInfo) -> bool {
     match info.source {
         IpAddr::V4(_) => info.protocol == ICMPV4,
@@ -139,15 +243,20 @@ fn build_v6(error: IcmpError, source: Ipv6Addr, to: Ipv6Addr, about: &[u8]) -> V
     // At most 1,240.
     let length = (ICMP_HEADER + quote.len()) as u16;
 
+    let mut packet = header_v6(source, to, length);
+    let pseudo = pseudo_header(source.into(), to.into(), ICMPV6, u32::from(length));
+    push_message(&mut packet, kind, code, mtu, quote, pseudo);
+    packet
+}
+
+/// The fixed header before `length` bytes of ICMPv6, with room for them.
+fn header_v6(source: Ipv6Addr, to: Ipv6Addr, length: u16) -> Vec<u8> {
     let mut packet = Vec::with_capacity(V6_HEADER + usize::from(length));
     packet.extend_from_slice(&[0x60, 0, 0, 0]);
     packet.extend_from_slice(&length.to_be_bytes());
     packet.extend_from_slice(&[ICMPV6, HOP_LIMIT]);
     packet.extend_from_slice(&source.octets());
     packet.extend_from_slice(&to.octets());
-
-    let pseudo = pseudo_header(source.into(), to.into(), ICMPV6, u32::from(length));
-    push_message(&mut packet, kind, code, mtu, quote, pseudo);
     packet
 }
 

@@ -99,6 +99,8 @@ pub struct PacketInfo {
     pub fragment: bool,
     /// IPv4's Don't Fragment bit; true for IPv6.
     pub dont_fragment: bool,
+    /// Whether an IPv6 routing header of type 0 still leads somewhere, which nobody follows (RFC 5095).
+    pub source_routed: bool,
     /// The length the header states, which is all of the packet's bytes.
     pub length: usize,
 }
@@ -147,6 +149,7 @@ fn parse_v4(packet: &[u8]) -> Result<PacketInfo, PacketError> {
         later_fragment: fragment & 0x1fff != 0,
         fragment: fragment & V4_FRAGMENT != 0,
         dont_fragment: fragment & 0x4000 != 0,
+        source_routed: false,
         length,
     })
 }
@@ -174,6 +177,7 @@ fn parse_v6(packet: &[u8]) -> Result<PacketInfo, PacketError> {
         later_fragment: chain.later_fragment,
         fragment: chain.fragment,
         dont_fragment: true,
+        source_routed: chain.source_routed,
         length: packet.len(),
     })
 }

@@ -266,11 +266,11 @@ mod sections {
     #[test]
     fn errors_point_at_the_line_or_byte_that_is_wrong() {
         let cases: [(&[u8], WireErrorKind, usize); 11] = [
-            // 9204-4.5.1.1-01
+            // 9204-4.5.1.1-01, 9204-2.1.2-01: nothing may block.
             (&[0x01, 0x00, 0xd9], WireErrorKind::QpackDynamic, 0),
             // 9204-4.5.1.2-01
             (&[0x00, 0x80, 0xd9], WireErrorKind::QpackDynamic, 1),
-            // 9204-2.2.3-01, in all four dynamic representations of 9204-4.5-01
+            // 9204-2.2.1-01, 9204-2.2.3-01, in all four dynamic representations of 9204-4.5-01
             (&[0x00, 0x00, 0xd9, 0x80], WireErrorKind::QpackDynamic, 3),
             (&[0x00, 0x00, 0xd9, 0x10], WireErrorKind::QpackDynamic, 3),
             (
@@ -469,5 +469,36 @@ mod streams {
                 Some(WireErrorKind::QpackDecoderStream)
             );
         }
+    }
+}
+
+#[test]
+fn error_codes_are_those_of_the_registry() {
+    // 9204-6-01
+    for (kind, code) in [
+        (WireErrorKind::QpackDynamic, 0x200),
+        (WireErrorKind::QpackStaticIndex, 0x200),
+        (WireErrorKind::QpackHuffman, 0x200),
+        (WireErrorKind::QpackEncoderStream, 0x201),
+        (WireErrorKind::QpackDecoderStream, 0x202),
+    ] {
+        assert_eq!(
+            (kind.code().0, kind.scope()),
+            (code, crate::error::ErrorScope::Connection)
+        );
+    }
+}
+
+#[test]
+fn the_largest_field_that_is_allowed_can_be_read() {
+    for max in [1024, 16 << 10, 1 << 20] {
+        let mut fields = FieldList::default();
+        fields.push("n", vec![b'v'; max - 33]);
+        let mut section = Vec::new();
+        encode(&fields, &mut section);
+        // 9204-7.4-02
+        assert_eq!(decode(&section, max).as_ref(), Ok(&fields));
+        let error = decode(&section, max - 1).map_err(|error| error.kind);
+        assert_eq!(error, Err(WireErrorKind::FieldSectionTooLarge));
     }
 }

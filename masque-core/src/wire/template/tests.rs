@@ -242,7 +242,7 @@ fn authority_host_and_port_are_told_apart() {
     assert_eq!(path, "/.well-known/masque/ip/*/*/");
 }
 
-// 9484-3-01 to -04, 9484-3-07, 9484-3-08, 6570-2.1-01, 6570-3-01
+// 9484-3-01, 9484-3-02, 9484-3-03, 9484-3-04, 9484-3-07, 9484-3-08, 6570-2.1-01, 6570-3-01
 #[test]
 fn a_refused_template_says_why() {
     use TemplateError::*;
