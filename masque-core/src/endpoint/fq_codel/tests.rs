@@ -264,8 +264,8 @@ proptest! {
         let mut kept = Vec::new();
         let mut first = 0;
         for flow in 0..4 {
-            let of_flow = (0..).zip(&pushes).filter(|(_, (of, _))| *of == flow);
-            let of_flow: Vec<(u32, u64)> = of_flow.map(|(number, (_, at))| (number, *at)).collect();
+            let of_flow = (0..).zip(&pushes).filter(|(_, it)| it.0 == flow);
+            let of_flow: Vec<(u32, u64)> = of_flow.map(|(number, it)| (number, it.1)).collect();
             let young = of_flow.iter().filter(|(_, at)| 5_000 - at <= 1_000).count();
             let from = of_flow.len() - young.max(2).min(of_flow.len());
             // A flow of which nothing newer is there.
