@@ -103,3 +103,36 @@ fn times_are_numbers_with_units() {
         assert_eq!(text.parse(), Ok(Span(Duration::from_micros(micros))));
     }
 }
+
+#[test]
+#[ignore = "takes some seconds, and says how many"]
+fn an_hour_on_a_bad_network() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/scenarios");
+    let file = ScenarioFile::read(&folder.join("mobile-hour.toml")).expect("it is there");
+    let begun = std::time::Instant::now();
+    let mut run = file.build(&RunOptions::default()).expect("it can be built");
+    run.play();
+    println!("{:?} for an hour; {:?}", begun.elapsed(), run.metrics());
+    assert_eq!(run.failures(), [""; 0]);
+}
+
+#[test]
+fn the_same_file_and_seed_give_the_same_trace() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/scenarios");
+    for name in ["handover.toml", "nat.toml", "loss-and-queues.toml"] {
+        let file = ScenarioFile::read(&folder.join(name)).expect("it is there");
+        let trace = |seed| {
+            let options = RunOptions {
+                seed: Some(seed),
+                trace: true,
+                ..RunOptions::default()
+            };
+            let mut run = file.build(&options).expect("it can be built");
+            run.play();
+            run.star.world.trace().text()
+        };
+        let first = trace(3);
+        assert!(first == trace(3), "{name}");
+        assert!(first != trace(4), "{name}");
+    }
+}

@@ -39,6 +39,11 @@ enum Command {
         #[command(flatten)]
         comparison: Box<Comparison>,
     },
+    /// Runs many worlds in which anything happens, one for each seed: every invariant must hold.
+    Seeds {
+        #[command(flatten)]
+        seeds: lab::SeedsArgs,
+    },
     /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
     /// the rules; fails if it breaks one itself.
     Probe(Box<Probe>),
@@ -75,6 +80,7 @@ fn main() -> ExitCode {
         Command::Draw(what) => lab::draw(&what, &mut out),
         Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
+        Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
         Command::Sweep(what) => lab::sweep(&what, &mut out),
         Command::Step { script, scenario } => step(script, &scenario, &mut out),
     };

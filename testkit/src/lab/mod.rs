@@ -11,6 +11,7 @@ mod qlog;
 mod quic;
 mod report;
 mod sample;
+mod seeds;
 mod stepper;
 mod sweep;
 
@@ -28,6 +29,7 @@ pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use qlog::qlog;
 pub use report::{run, summary};
 pub use sample::{Sample, Samples, Series, sample};
+pub use seeds::{SeedsArgs, seeds};
 pub use stepper::{step, terminal};
 pub use sweep::{Sweeping, sweep};
 

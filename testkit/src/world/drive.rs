@@ -62,6 +62,7 @@ impl World {
                 let node = &mut self.nodes[id.0];
                 node.note(&event);
                 node.events.push((self.now, event.clone()));
+                self.watch_event(id, &event);
                 self.with_host(id, |host, cx| host.on_event(cx, &event));
                 outputs += 1;
                 self.check_drain(id, outputs);
@@ -110,6 +111,7 @@ impl World {
             );
         }
         self.nodes[id.0].deadline = deadline;
+        self.check_drained(id);
     }
 
     fn check_drain(&self, id: NodeId, outputs: usize) {
@@ -286,6 +288,9 @@ impl World {
             node.name
         );
         node.delivered += 1;
+        if !offload {
+            self.watch_delivery(id, packet);
+        }
         self.with_host(id, |host, cx| host.on_packet(cx, port, packet));
     }
 

@@ -15,13 +15,15 @@
 //! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
 //! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
-//! - a port without offload gets plain packets.
+//! - a port without offload gets plain packets;
+//! - what `invariants.rs` says of packets, addresses, routes, rules and queues.
 
 mod deed;
 mod direction;
 mod drive;
 mod host;
 mod input;
+mod invariants;
 mod link;
 mod node;
 mod router;
@@ -117,6 +119,7 @@ pub struct World {
     stats: WorldStats,
     trace: Trace,
     secrets: Option<Arc<Secrets>>,
+    watch: invariants::Watch,
     tap: Option<Vec<Tapped>>,
 }
 
@@ -141,6 +144,7 @@ impl World {
             trace: Trace::default(),
             secrets: None,
             tap: None,
+            watch: invariants::Watch::default(),
         }
     }
 
@@ -152,6 +156,8 @@ impl World {
 
     /// Keeps a copy of every UDP datagram that nodes send from now on.
     pub fn tap(&mut self) {
+        // Who listens may speak for others.
+        self.watch_nothing();
         self.tap.get_or_insert_default();
     }
 
@@ -234,6 +240,7 @@ impl World {
         node: NodeId,
         act: impl FnOnce(&mut Endpoint, Instant) -> T,
     ) -> Option<T> {
+        self.watch_nothing();
         let now = self.instant();
         let done = act(self.nodes[node.0].endpoint.as_mut()?, now);
         self.drain(node);
@@ -424,6 +431,7 @@ impl World {
     }
 
     fn stop(&mut self, id: NodeId) {
+        self.watch_stop(id);
         let node = &mut self.nodes[id.0];
         node.endpoint = None;
         node.deadline = None;
@@ -457,6 +465,9 @@ impl World {
                 let words = format!("<- tun {}", packet::summary(&data));
                 let name = &self.nodes[node.0].name;
                 self.trace.packet(self.now, name, Place::IntoTun, &data);
+                if self.nodes[node.0].endpoint.is_some() {
+                    self.watch_packet(node, &data);
+                }
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
@@ -531,7 +542,9 @@ impl World {
             } => {
                 let words = format!("<- socket {} is {to}", socket.0);
                 let place = self.nodes[node.0].sockets.get_mut(socket.0 as usize);
-                *place.expect("the scenario names a socket there is") = to;
+                let place = place.expect("the scenario names a socket there is");
+                let before = std::mem::replace(place, to);
+                self.watch_move(before.ip());
                 self.tell(node, &words, |endpoint, now| {
                     if !tell {
                         return None;
@@ -602,6 +615,7 @@ impl World {
         data: &[u8],
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
+        self.watch_sender(from.ip());
         if self.keep(from, to, data) {
             return (None, words);
         }

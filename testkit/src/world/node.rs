@@ -36,6 +36,7 @@ pub struct Node {
     /// Sockets whose network is gone.
     pub(super) down: BTreeSet<u32>,
     pub(super) host: Box<dyn Host>,
+    pub(super) audit: super::invariants::Audit,
     pub(super) behind: Option<super::router::RouterId>,
     /// `None` while stopped.
     pub(super) endpoint: Option<Endpoint>,
@@ -63,6 +64,7 @@ impl Node {
             sockets: spec.sockets,
             down: BTreeSet::new(),
             host: spec.host,
+            audit: super::invariants::Audit::default(),
             behind: None,
             endpoint: None,
             incarnation: 0,

@@ -256,6 +256,11 @@ impl World {
         nats.find(|nat| nat.config.public == address)
     }
 
+    /// Whether this is the outer address of a NAT.
+    pub(super) fn is_nat(&self, address: IpAddr) -> bool {
+        self.nat_of(address).is_some()
+    }
+
     fn router_of(&self, address: IpAddr) -> Option<RouterId> {
         let is_its = |router: &Router| {
             let nat = router.nat.as_ref();
