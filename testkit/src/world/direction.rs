@@ -29,7 +29,7 @@ impl Direction {
     /// Takes an IP packet of `size` bytes at `now`, which never goes back: when it leaves, or `None` if it
     /// does not.
     pub fn send(&mut self, now: Duration, size: usize) -> Option<Delivery> {
-        let passage = self.0.send(now, size).ok()?;
+        let passage = self.0.send(now, size, None).ok()?;
         Some(Delivery {
             at: passage.at,
             again: passage.again,
