@@ -251,6 +251,37 @@ pub fn reply_to(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(icmp_echo(packet.destination, packet.source, &echo))
 }
 
+/// What a router that cannot forward `bytes` for their size says to whoever sent them: Fragmentation
+/// Needed (RFC 1191 §4) or Packet Too Big (RFC 4443 §3.2), from the packet's own destination. `None` for
+/// what is no packet.
+#[must_use]
+pub fn too_big(bytes: &[u8], mtu: usize) -> Option<Vec<u8>> {
+    let packet = Packet::parse(bytes)?;
+    let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+    let (protocol, kind, quoted) = match packet.source {
+        IpAddr::V4(_) => (ICMP, [3, 4], 28),
+        IpAddr::V6(_) => (ICMP6, [2, 0], 1280 - 48),
+    };
+    let mut message = [kind[0], kind[1], 0, 0].to_vec();
+    message.extend_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(&bytes[..bytes.len().min(quoted)]);
+    let answer = Packet {
+        source: packet.destination,
+        destination: packet.source,
+        protocol,
+        hop_limit: 64,
+        payload: &message,
+    };
+    let start = if protocol == ICMP6 {
+        pseudo_header(&answer)
+    } else {
+        0
+    };
+    let sum = checksum(start, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    Some(ip(packet.destination, packet.source, protocol, &message))
+}
+
 /// The one's-complement sum of the pseudo-header (RFC 8200 §8.1; RFC 768 gives the same sum).
 fn pseudo_header(packet: &Packet<'_>) -> u32 {
     let words = |bytes: &[u8]| sum(0, bytes);

@@ -1,4 +1,7 @@
-//! Worlds ready to run.
+//! Worlds ready to run: in code ([`star`]) or from files ([`file`], [`play`]).
+
+pub mod file;
+pub mod play;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,9 +16,10 @@ use masque_core::wire::fields::FieldList;
 use masque_core::wire::prefix::IpPrefix;
 use masque_core::wire::scope::Scope;
 use masque_core::wire::template::UriTemplate;
+use serde::Deserialize;
 
 use crate::crypto::null::{NullClient, NullServer};
-use crate::crypto::{Authority, TlsError, real, seeded};
+use crate::crypto::{Authority, Secrets, TlsError, real, seeded};
 use crate::seed::Seed;
 use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, Sharding, World};
 
@@ -32,7 +36,8 @@ pub const INNER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub const INNER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
 
 /// The cryptography of a scenario.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Crypto {
     /// [`crate::crypto::null`].
     #[default]
@@ -52,6 +57,10 @@ pub struct Options {
     pub crypto: Crypto,
     /// How many clients.
     pub clients: usize,
+    /// What the nodes of the clients are called in traces; `client-N` where there is no name.
+    pub names: Vec<String>,
+    /// When each client connects first; at once where there is no time.
+    pub connects: Vec<Duration>,
     /// The path between each client and the server, both ways.
     pub link: LinkConfig,
     /// QUIC, on both sides.
@@ -98,6 +107,8 @@ impl Default for Options {
             seed: 0,
             crypto: Crypto::default(),
             clients: 1,
+            names: Vec::new(),
+            connects: Vec::new(),
             link: LinkConfig::default(),
             transport: TransportProfile::default(),
             client_plan: Some(PingPlan {
@@ -143,6 +154,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     let mut world = World::new(options.seed);
     world.set_tracing(options.trace);
     let crypto = Keys::of(options.crypto, world.seed())?;
+    world.keep_secrets(crypto.secrets());
     let address = server_address();
     let config_of_server = server_config(options, crypto.server(options.resumable)?, &world);
     let spec = |_| {
@@ -184,14 +196,18 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
         host.plan = options.client_plan.clone();
         host.reconnect = options.reconnect.map(|after| (after, target.clone()));
         let node = world.add_node(NodeSpec {
-            name: format!("client-{index}"),
+            name: options
+                .names
+                .get(index)
+                .cloned()
+                .unwrap_or_else(|| format!("client-{index}")),
             config: config(options, None),
             sockets: vec![client_address(index)],
             host: Box::new(host),
         });
         world.link(node, server, options.link);
         world.schedule(
-            Duration::ZERO,
+            options.connects.get(index).copied().unwrap_or_default(),
             Input::Connect {
                 node,
                 target: Box::new(target.clone()),
@@ -341,6 +357,14 @@ impl Keys {
             Crypto::Seeded => Self::Tls(Box::new(seeded::authority(seed)?)),
             Crypto::Real => Self::Tls(Box::new(real::authority()?)),
         })
+    }
+
+    /// Where the secrets of all connections are collected.
+    pub(crate) fn secrets(&self) -> Option<Arc<Secrets>> {
+        match self {
+            Self::Null => None,
+            Self::Tls(authority) => Some(authority.secrets()),
+        }
     }
 
     pub(crate) fn server(

@@ -347,7 +347,10 @@ fn a_link_that_was_down_for_a_while_carries_again() {
     assert!(star.inner(a).replies() > during + 50);
     assert!(star.world.link_stats(a, b).expect("linked").down > 10);
     // Another connection may have taken its place, but nothing has come to an end.
-    assert!(matches!(closed(&star, a), None | Some(CloseReason::Replaced)));
+    assert!(matches!(
+        closed(&star, a),
+        None | Some(CloseReason::Replaced)
+    ));
 }
 
 #[test]

@@ -172,6 +172,10 @@ impl Endpoint {
     /// Puts a connection back where it was, or forgets it once QUIC has.
     pub(super) fn put_back(&mut self, at: usize, mut conn: Box<Conn>) {
         if conn.bridge.is_drained() {
+            self.trace(Some(conn.id), || What::State {
+                from: "closed",
+                to: "drained",
+            });
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
@@ -396,6 +400,10 @@ impl Endpoint {
         if is_heir {
             self.heir_failed(self.now, conn);
         }
+        let from = match conn.known {
+            Some(_) => "connected",
+            None => "handshake",
+        };
         let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
         for handle in left {
             self.forget_tunnel(conn, handle.tunnel);
@@ -410,10 +418,7 @@ impl Endpoint {
         self.forget_identity(conn);
         self.turns.know(conn, None);
         let reason = conn.closing.clone().unwrap_or(reason);
-        self.trace(Some(conn.id), || What::State {
-            from: "connected",
-            to: "closed",
-        });
+        self.trace(Some(conn.id), || What::State { from, to: "closed" });
         if !is_heir {
             self.events.push_back(Event::ConnectionClosed {
                 conn: conn.id,

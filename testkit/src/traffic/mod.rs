@@ -2,6 +2,7 @@
 //!
 //! A path is judged by what flows get out of it: TCP-like flows ([`flow`], [`control`]), voice, both
 //! through the tunnel and beside it on the same links ([`host`]), over named profiles ([`profile`]).
+//! Scenarios from files have calls ([`voice`]) and a whole TCP/IP stack ([`tcp`]) instead.
 //! [`trial`] is one run, [`sweep`] many.
 //!
 //! The flows are models at the level of packets, not a TCP/IP stack: a stack made for small devices has
@@ -15,4 +16,6 @@ pub mod flow;
 pub mod host;
 pub mod profile;
 pub mod sweep;
+pub mod tcp;
 pub mod trial;
+pub mod voice;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::LinkConfig;
+use crate::world::{Bursts, CoDel, LinkConfig};
 
 /// A path, the same both ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,11 @@ const fn profile(
             corrupt: 0,
             rate: Some(rate * 1_000_000),
             queue: (rate * 1_000_000 / 8 * queue / 1000) as usize,
+            codel: None,
+            mark: None,
+            bleach: false,
             mtu: 1500,
+            icmp: true,
             up: true,
         },
     }
@@ -70,4 +74,138 @@ pub const PROFILES: [Profile; 8] = [
 #[must_use]
 pub fn named(name: &str) -> Option<Profile> {
     PROFILES.into_iter().find(|profile| profile.name == name)
+}
+
+/// A path with a life of its own: links up and down, and perhaps a move to another network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path {
+    /// Its name.
+    pub name: &'static str,
+    /// From the client.
+    pub up: LinkConfig,
+    /// To the client.
+    pub down: LinkConfig,
+    /// The client moves to another network.
+    pub handover: Option<Handover>,
+    /// Nothing passes now and then.
+    pub outages: Option<Outages>,
+}
+
+/// Times when nothing passes: the last `length` of every `every`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outages {
+    /// From one end of an outage to the next.
+    pub every: Duration,
+    /// How long each lasts.
+    pub length: Duration,
+}
+
+/// A move to another network, with another address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handover {
+    /// When.
+    pub at: Duration,
+    /// How long neither network carries anything.
+    pub gap: Duration,
+    /// The link there, both ways.
+    pub link: LinkConfig,
+}
+
+const LAN: Profile = profile("lan", [0.1, 0.0], 0, false, 0, 1000, 20);
+
+/// The names of every [`path`].
+pub const PATHS: [&str; 13] = [
+    "lan",
+    "metro",
+    "wifi",
+    "lte",
+    "mobile-bad",
+    "mobile-bad-inorder",
+    "satellite",
+    "bottleneck-5",
+    "bottleneck-20",
+    "bottleneck-100",
+    "wifi-bursts",
+    "adsl",
+    "handover-wifi-lte",
+];
+
+/// The path of that name: a profile, or one of those that only simulated worlds have.
+#[must_use]
+pub fn path(name: &str) -> Option<Path> {
+    let plain = |profile: Profile| Path {
+        name: profile.name,
+        up: profile.link,
+        down: profile.link,
+        handover: None,
+        outages: None,
+    };
+    let all = PROFILES.into_iter().chain([LAN]);
+    if let Some(profile) = all.into_iter().find(|profile| profile.name == name) {
+        return Some(plain(profile));
+    }
+    let wifi = named("wifi")?.link;
+    Some(match name {
+        // A microwave oven beside it: nothing, then many at once.
+        "wifi-bursts" => {
+            let link = LinkConfig {
+                bursts: Some(Bursts {
+                    begin: 2_000,
+                    end: 100_000,
+                    loss: 600_000,
+                }),
+                ..wifi
+            };
+            Path {
+                name: "wifi-bursts",
+                up: link,
+                down: link,
+                handover: None,
+                outages: None,
+            }
+        }
+        // PPPoE: 1,492 bytes and a black hole beyond, slow upwards, with a queue that is managed.
+        "adsl" => {
+            let down = LinkConfig {
+                mtu: 1492,
+                icmp: false,
+                ..profile("adsl", [12.0, 1.0], 10, false, 100, 16, 100).link
+            };
+            let up = LinkConfig {
+                rate: Some(1_000_000),
+                queue: 32 << 10,
+                codel: Some(CoDel::default()),
+                mark: Some(Duration::from_millis(20)),
+                ..down
+            };
+            Path {
+                name: "adsl",
+                up,
+                down,
+                handover: None,
+                outages: None,
+            }
+        }
+        // The underground: LTE, and nothing between two stations.
+        "metro" => Path {
+            name: "metro",
+            outages: Some(Outages {
+                every: Duration::from_secs(12),
+                length: Duration::from_secs(3),
+            }),
+            ..path("lte")?
+        },
+        "handover-wifi-lte" => Path {
+            name: "handover-wifi-lte",
+            up: wifi,
+            down: wifi,
+            handover: Some(Handover {
+                at: Duration::from_secs(8),
+                gap: Duration::from_millis(200),
+                link: named("lte")?.link,
+            }),
+            outages: None,
+        },
+        _ => return None,
+    })
 }

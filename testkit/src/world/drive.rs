@@ -6,12 +6,25 @@ use masque_core::endpoint::{Ecn, Endpoint, PortId, TimerReason, Transmit};
 use masque_core::wire::offload::VnetHdr;
 
 use super::host::{Action, Host, HostCx};
-use super::link::overhead;
+use super::link::{Loss, overhead};
+use super::router::{RouterId, Transit};
+use super::trace::Place;
 use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
 /// More than any honest endpoint does in one step.
 const MAX_OUTPUTS: usize = 100_000;
+
+/// Changes one bit of a datagram.
+pub(super) fn flip(data: &mut [u8], flip: Option<u64>) {
+    if let Some(flip) = flip
+        && !data.is_empty()
+    {
+        let bits = data.len() as u64 * 8;
+        let bit = usize::try_from(flip % bits).expect("a datagram has fewer bits");
+        data[bit / 8] ^= 1 << (bit % 8);
+    }
+}
 
 impl World {
     /// The contract's loop: everything out, then the deadline.
@@ -49,6 +62,7 @@ impl World {
                 let node = &mut self.nodes[id.0];
                 node.note(&event);
                 node.events.push((self.now, event.clone()));
+                self.watch_event(id, &event);
                 self.with_host(id, |host, cx| host.on_event(cx, &event));
                 outputs += 1;
                 self.check_drain(id, outputs);
@@ -97,6 +111,7 @@ impl World {
             );
         }
         self.nodes[id.0].deadline = deadline;
+        self.check_drained(id);
     }
 
     fn check_drain(&self, id: NodeId, outputs: usize) {
@@ -111,7 +126,8 @@ impl World {
     pub(super) fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
         if self.trace.is_on() {
             for event in endpoint.take_trace() {
-                self.log(id, event);
+                let name = &self.nodes[id.0].name;
+                self.trace.core(self.now, name, event);
             }
         }
     }
@@ -157,7 +173,9 @@ impl World {
         ecn: Option<Ecn>,
         data: &[u8],
     ) {
-        self.trace.bytes(self.now, b'u', data);
+        let name = &self.nodes[id.0].name;
+        let place = Place::Sent { from, to };
+        self.trace.packet(self.now, name, place, data);
         if let Some(tap) = &mut self.tap {
             tap.push(Tapped {
                 at: self.now,
@@ -171,17 +189,33 @@ impl World {
         if self.reaches_stranger(from, to, data) {
             return;
         }
-        let Some((peer, _)) = self.owner(to) else {
+        let origin = self.head(id);
+        let behind = self.nodes[origin.0].behind;
+        let datagram = Transit {
+            router: behind.unwrap_or(RouterId(0)),
+            outward: true,
+            origin,
+            from,
+            to,
+            ecn,
+            data: data.to_vec(),
+        };
+        let Some(peer) = self.destination(to) else {
             self.stats.unknown_destination += 1;
             self.log(id, format_args!("{words}: nobody has the address"));
             return;
         };
-        let Some(link) = self.links.get_mut(&(self.head(id), peer)) else {
+        if behind.is_none() && self.nodes[peer.0].behind.is_some() {
+            self.log(id, &words);
+            self.send_up(None, datagram);
+            return;
+        }
+        let Some(link) = self.links.get_mut(&(origin, peer)) else {
             self.stats.no_link += 1;
             self.log(id, format_args!("{words}: no link"));
             return;
         };
-        let passage = match link.send(self.now, data.len() + overhead(to)) {
+        let passage = match link.send(self.now, data.len() + overhead(to), ecn) {
             Ok(passage) => passage,
             Err(loss) => {
                 self.log(id, format_args!("{words}: {}", loss.name()));
@@ -192,19 +226,20 @@ impl World {
             id,
             format_args!("{words} arrives at {}", passage.at.as_micros()),
         );
-        let mut data = data.to_vec();
-        if let Some(flip) = passage.flip {
-            let bits = data.len() as u64 * 8;
-            let bit = usize::try_from(flip % bits).expect("a datagram has fewer bits");
-            data[bit / 8] ^= 1 << (bit % 8);
-        }
+        let mut datagram = datagram;
+        datagram.ecn = passage.ecn;
+        flip(&mut datagram.data, passage.flip);
         for at in [Some(passage.at), passage.again].into_iter().flatten() {
-            let data = data.clone();
-            let input = Input::Datagram {
-                from,
-                to,
-                ecn,
-                data,
+            let datagram = datagram.clone();
+            let input = if behind.is_some() {
+                Input::Transit(Box::new(datagram))
+            } else {
+                Input::Datagram {
+                    from,
+                    to,
+                    ecn: datagram.ecn,
+                    data: datagram.data,
+                }
             };
             self.schedule(at, input);
         }
@@ -216,8 +251,18 @@ impl World {
             self.stats.no_link += 1;
             return;
         };
-        let Ok(passage) = link.send(self.now, data.len()) else {
-            return;
+        let told = link.config.icmp.then_some(link.config.mtu);
+        let passage = match link.send(self.now, data.len(), None) {
+            Ok(passage) => passage,
+            Err(loss) => {
+                let mtu = told.filter(|_| loss == Loss::TooBig);
+                if let Some(answer) = mtu.and_then(|mtu| packet::too_big(&data, mtu)) {
+                    let (from, to) = (to, from);
+                    let data = answer;
+                    self.schedule(self.now, Input::OutsideArrives { from, to, data });
+                }
+                return;
+            }
         };
         // A changed bit is a checksum error to whoever gets it.
         if passage.flip.is_some() {
@@ -230,7 +275,8 @@ impl World {
     }
 
     fn deliver(&mut self, id: NodeId, port: PortId, header: VnetHdr, packet: &[u8]) {
-        self.trace.bytes(self.now, b't', packet);
+        let name = &self.nodes[id.0].name;
+        self.trace.packet(self.now, name, Place::OutOfTun, packet);
         self.log(id, format_args!("-> tun {}", packet::summary(packet)));
         let node = &mut self.nodes[id.0];
         let config = node.config.ports.iter().find(|config| config.id == port);
@@ -242,6 +288,9 @@ impl World {
             node.name
         );
         node.delivered += 1;
+        if !offload {
+            self.watch_delivery(id, packet);
+        }
         self.with_host(id, |host, cx| host.on_packet(cx, port, packet));
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use masque_core::endpoint::{Command, Event, PortId, Target, TunnelHandle};
+use masque_core::wire::prefix::IpPrefix;
 
 use super::node::NodeId;
 use crate::packet::{self, ECHO_PORT, Echo, Packet};
@@ -82,6 +83,45 @@ impl HostCx<'_> {
     }
 }
 
+/// Something that runs on the hosts behind one endpoint, beside their echoes.
+pub trait App: Any {
+    /// The node's addresses are now these (on a client; on a server those of the tunnel that changed).
+    fn on_addresses(&mut self, cx: &mut AppCx<'_, '_>, addresses: &[IpPrefix]) {
+        let _ = (cx, addresses);
+    }
+
+    /// A packet arrived; `false` if it is somebody else's.
+    fn on_packet(&mut self, cx: &mut AppCx<'_, '_>, packet: &[u8]) -> bool;
+
+    /// The time asked for by [`AppCx::wake`] has come, or an earlier one.
+    fn on_wake(&mut self, cx: &mut AppCx<'_, '_>);
+}
+
+/// What an [`App`] may do in a callback.
+pub struct AppCx<'a, 'b> {
+    cx: &'a mut HostCx<'b>,
+    token: u64,
+}
+
+impl AppCx<'_, '_> {
+    /// Virtual time.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.cx.now
+    }
+
+    /// Sends an IP packet into the endpoint, now.
+    pub fn send(&mut self, packet: Vec<u8>) {
+        self.cx.send(PortId(0), packet);
+    }
+
+    /// Asks for [`App::on_wake`] at `at`, or now if that has passed.
+    pub fn wake_at(&mut self, at: Duration) {
+        let after = at.saturating_sub(self.cx.now);
+        self.cx.wake(after, self.token);
+    }
+}
+
 /// A host that does nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Idle;
@@ -114,6 +154,8 @@ pub struct InnerHost {
     pub peers: Vec<IpAddr>,
     /// What to send.
     pub plan: Option<PingPlan>,
+    /// When that begins at the earliest.
+    pub plan_begins: Duration,
     /// Connect again, so long after a connection was lost.
     pub reconnect: Option<(Duration, Target)>,
     /// Echo requests sent.
@@ -128,6 +170,9 @@ pub struct InnerHost {
     pub others: Vec<Vec<u8>>,
     /// How long answers took.
     pub round_trips: Vec<Duration>,
+    /// What else runs here.
+    apps: Vec<Box<dyn App>>,
+    has: BTreeMap<TunnelHandle, Vec<IpPrefix>>,
     pairs: BTreeMap<TunnelHandle, Vec<(IpAddr, IpAddr)>>,
     outstanding: BTreeMap<u16, (Duration, IpAddr)>,
     started: bool,
@@ -150,6 +195,35 @@ impl InnerHost {
         Self {
             peers,
             ..Self::default()
+        }
+    }
+
+    /// Runs something else here. Each is woken once by [`super::World::start_apps`].
+    pub fn add_app(&mut self, app: Box<dyn App>) {
+        self.apps.push(app);
+    }
+
+    /// The `nth` thing that runs here, if it is a `T`.
+    #[must_use]
+    pub fn app<T: App>(&self, nth: usize) -> Option<&T> {
+        let app: &dyn Any = &**self.apps.get(nth)?;
+        app.downcast_ref()
+    }
+
+    /// How many things run here.
+    #[must_use]
+    pub fn apps(&self) -> usize {
+        self.apps.len()
+    }
+
+    fn tell_addresses(&mut self, cx: &mut HostCx<'_>, tunnel: TunnelHandle) {
+        let addresses: Vec<_> = if self.own.is_empty() {
+            self.has.values().rev().flatten().copied().collect()
+        } else {
+            self.has.get(&tunnel).cloned().unwrap_or_default()
+        };
+        for (app, token) in self.apps.iter_mut().zip(FIRST_APP..) {
+            app.on_addresses(&mut AppCx { cx, token }, &addresses);
         }
     }
 
@@ -219,6 +293,8 @@ impl InnerHost {
 }
 
 const ROUND: u64 = 0;
+/// What wakes the first app; the others follow.
+pub(super) const FIRST_APP: u64 = 1;
 
 impl Host for InnerHost {
     fn on_event(&mut self, cx: &mut HostCx<'_>, event: &Event) {
@@ -242,9 +318,11 @@ impl Host for InnerHost {
                     }
                 }
                 self.pairs.insert(*tunnel, pairs);
+                self.has.insert(*tunnel, addresses.clone());
+                self.tell_addresses(cx, *tunnel);
                 if self.plan.is_some() && !self.started && !addresses.is_empty() {
                     self.started = true;
-                    cx.wake(Duration::ZERO, ROUND);
+                    cx.wake(self.plan_begins.saturating_sub(cx.now), ROUND);
                 }
             }
             Event::HandedOver { from, to, .. } => {
@@ -254,6 +332,8 @@ impl Host for InnerHost {
             }
             Event::TunnelDown { tunnel, .. } => {
                 self.pairs.remove(tunnel);
+                self.has.remove(tunnel);
+                self.tell_addresses(cx, *tunnel);
             }
             Event::ConnectionClosed { .. } => {
                 if let Some((delay, target)) = &self.reconnect {
@@ -265,6 +345,11 @@ impl Host for InnerHost {
     }
 
     fn on_packet(&mut self, cx: &mut HostCx<'_>, port: PortId, bytes: &[u8]) {
+        for (app, token) in self.apps.iter_mut().zip(FIRST_APP..) {
+            if app.on_packet(&mut AppCx { cx, token }, bytes) {
+                return;
+            }
+        }
         if let Some(answer) = packet::reply_to(bytes) {
             self.answered += 1;
             cx.send(port, answer);
@@ -276,7 +361,15 @@ impl Host for InnerHost {
         }
     }
 
-    fn on_wake(&mut self, cx: &mut HostCx<'_>, _token: u64) {
+    fn on_wake(&mut self, cx: &mut HostCx<'_>, token: u64) {
+        let nth = token.checked_sub(FIRST_APP);
+        let nth = nth.and_then(|nth| usize::try_from(nth).ok());
+        if let Some(nth) = nth {
+            if let Some(app) = self.apps.get_mut(nth) {
+                app.on_wake(&mut AppCx { cx, token });
+            }
+            return;
+        }
         let Some(plan) = self.plan.clone() else {
             return;
         };

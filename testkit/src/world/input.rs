@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use masque_core::endpoint::{Command, Ecn, PortId, SocketId, Target};
 
+use super::deed::Deed;
 use super::link::LinkConfig;
 use super::node::NodeId;
+use super::router::{RouterId, Transit};
 
 /// What can happen in a world.
 #[derive(Clone)]
@@ -106,6 +108,31 @@ pub enum Input {
         socket: SocketId,
         /// Whether it is there.
         up: bool,
+    },
+    /// A datagram is at a router.
+    Transit(Box<Transit>),
+    /// A datagram from behind a router reaches the open network.
+    Open(Box<Transit>),
+    /// A NAT forgets its mappings: what comes next has another outer address.
+    Rebind {
+        /// Whose.
+        router: RouterId,
+    },
+    /// A node is told something that depends on what it has then.
+    Deed {
+        /// Who.
+        node: NodeId,
+        /// What.
+        deed: Deed,
+    },
+    /// The link in one direction changes.
+    LinkOneWay {
+        /// From where.
+        from: NodeId,
+        /// To where.
+        to: NodeId,
+        /// How it is from now on.
+        config: LinkConfig,
     },
     /// A node stops without a word.
     Stop {

@@ -1,8 +1,12 @@
-//! One direction of a path: delay, jitter, loss, rate, queue and MTU.
+//! One direction of a path: stages that compose. A packet passes, in this order, the outage, the losses
+//! that are listed, the MTU, the queue with its discipline and its ECN marks, the random losses, the
+//! delay with its jitter, duplication and corruption.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use masque_core::endpoint::Ecn;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
@@ -30,8 +34,17 @@ pub struct LinkConfig {
     pub rate: Option<u64>,
     /// Bytes (IP headers included) that wait for the transmitter; more are dropped at the tail.
     pub queue: usize,
+    /// Drops before the queue is full, where packets wait for too long.
+    pub codel: Option<CoDel>,
+    /// ECN-capable packets that wait for longer are marked; CoDel marks them instead of dropping.
+    pub mark: Option<Duration>,
+    /// Whether ECN codepoints are erased.
+    pub bleach: bool,
     /// The largest IP packet in bytes. Larger ones are dropped: Don't Fragment is set on all.
     pub mtu: usize,
+    /// Whether ICMP tells of packets that are too big; a black hole otherwise. Hosts beside the tunnel
+    /// hear it. A UDP socket has nothing to hear it with: QUIC finds the MTU by itself (RFC 8899).
+    pub icmp: bool,
     /// Whether anything passes.
     pub up: bool,
 }
@@ -50,8 +63,31 @@ impl Default for LinkConfig {
             corrupt: 0,
             rate: None,
             queue: 256 << 10,
+            codel: None,
+            mark: None,
+            bleach: false,
             mtu: 1500,
+            icmp: true,
             up: true,
+        }
+    }
+}
+
+/// RFC 8289.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CoDel {
+    /// How long packets may stand in the queue.
+    pub target: Duration,
+    /// How long they may do so before the first is dropped.
+    pub interval: Duration,
+}
+
+impl Default for CoDel {
+    /// 5 ms and 100 ms (RFC 8289 §4).
+    fn default() -> Self {
+        Self {
+            target: Duration::from_millis(5),
+            interval: Duration::from_millis(100),
         }
     }
 }
@@ -82,6 +118,16 @@ pub struct LinkStats {
     pub too_big: u64,
     /// Dropped because it was down.
     pub down: u64,
+    /// Dropped because they were listed.
+    pub listed: u64,
+    /// Dropped by CoDel.
+    pub codel: u64,
+    /// Marked "congestion experienced".
+    pub marked: u64,
+    /// Came out of it a second time.
+    pub duplicated: u64,
+    /// Came out of it with one bit changed.
+    pub corrupted: u64,
     /// Bytes that came out of it, IP headers included.
     pub bytes: u64,
 }
@@ -92,6 +138,8 @@ pub(super) enum Loss {
     Down,
     TooBig,
     QueueFull,
+    CoDel,
+    Listed,
     Random,
 }
 
@@ -101,6 +149,8 @@ impl Loss {
             Self::Down => "link down",
             Self::TooBig => "larger than the MTU",
             Self::QueueFull => "queue full",
+            Self::CoDel => "dropped by CoDel",
+            Self::Listed => "lost as listed",
             Self::Random => "lost",
         }
     }
@@ -112,6 +162,7 @@ pub(super) struct Passage {
     pub(super) at: Duration,
     pub(super) again: Option<Duration>,
     pub(super) flip: Option<u64>,
+    pub(super) ecn: Option<Ecn>,
 }
 
 pub(super) struct Link {
@@ -120,6 +171,9 @@ pub(super) struct Link {
     rng: ChaCha20Rng,
     knots: Knots,
     in_burst: bool,
+    /// Packets that are lost, by their number: the first that was put in is number 1.
+    pub(super) listed: BTreeSet<u64>,
+    codel: CoDelState,
     /// Until when the transmitter is busy with what it has.
     busy_until: Duration,
     last_arrival: Duration,
@@ -167,6 +221,8 @@ impl Link {
                 other
             }),
             in_burst: false,
+            listed: BTreeSet::new(),
+            codel: CoDelState::default(),
             rng,
             busy_until: Duration::ZERO,
             last_arrival: Duration::ZERO,
@@ -174,18 +230,27 @@ impl Link {
     }
 
     /// Puts an IP packet of `size` bytes in at `now`.
-    pub(super) fn send(&mut self, now: Duration, size: usize) -> Result<Passage, Loss> {
+    pub(super) fn send(
+        &mut self,
+        now: Duration,
+        size: usize,
+        ecn: Option<Ecn>,
+    ) -> Result<Passage, Loss> {
         self.stats.sent += 1;
-        let result = self.pass(now, size);
+        let result = self.pass(now, size, ecn);
         match &result {
             Ok(passage) => {
                 let copies = 1 + u64::from(passage.again.is_some());
                 self.stats.arrived += copies;
+                self.stats.duplicated += copies - 1;
+                self.stats.corrupted += u64::from(passage.flip.is_some());
                 self.stats.bytes += copies * size as u64;
             }
             Err(Loss::Down) => self.stats.down += 1,
             Err(Loss::TooBig) => self.stats.too_big += 1,
             Err(Loss::QueueFull) => self.stats.queue_full += 1,
+            Err(Loss::CoDel) => self.stats.codel += 1,
+            Err(Loss::Listed) => self.stats.listed += 1,
             Err(Loss::Random) => self.stats.lost += 1,
         }
         result
@@ -196,17 +261,23 @@ impl Link {
         self.busy_until.saturating_sub(now)
     }
 
-    fn pass(&mut self, now: Duration, size: usize) -> Result<Passage, Loss> {
+    fn pass(&mut self, now: Duration, size: usize, mut ecn: Option<Ecn>) -> Result<Passage, Loss> {
         // Always the same number of draws: one setting does not shift another's luck.
         let draws: [u64; 6] = std::array::from_fn(|_| self.rng.next_u64());
         let config = self.config;
         if !config.up {
             return Err(Loss::Down);
         }
+        if self.listed.remove(&self.stats.sent) {
+            return Err(Loss::Listed);
+        }
         if size > config.mtu {
             return Err(Loss::TooBig);
         }
-        let sent = self.transmit(now, size)?;
+        let sent = self.transmit(now, size, &mut ecn)?;
+        if config.bleach {
+            ecn = None;
+        }
         let happens = |draw: u64, per_million: u32| draw % 1_000_000 < u64::from(per_million);
         let mut lost = happens(draws[0], config.loss);
         if let Some(bursts) = config.bursts {
@@ -225,11 +296,21 @@ impl Link {
         let at = self.arrival(sent, draws[1]);
         let again = happens(draws[2], config.duplicate).then(|| self.arrival(sent, draws[3]));
         let flip = happens(draws[4], config.corrupt).then_some(draws[5]);
-        Ok(Passage { at, again, flip })
+        Ok(Passage {
+            at,
+            again,
+            flip,
+            ecn,
+        })
     }
 
     /// When the last bit has left.
-    fn transmit(&mut self, now: Duration, size: usize) -> Result<Duration, Loss> {
+    fn transmit(
+        &mut self,
+        now: Duration,
+        size: usize,
+        ecn: &mut Option<Ecn>,
+    ) -> Result<Duration, Loss> {
         let Some(rate) = self.config.rate else {
             return Ok(now);
         };
@@ -237,6 +318,21 @@ impl Link {
         let waiting = self.busy_until.saturating_sub(now).as_nanos() * rate / 8_000_000_000;
         if waiting + size as u128 > self.config.queue as u128 {
             return Err(Loss::QueueFull);
+        }
+        // First in, first out: when this packet will leave is known, and with it what CoDel will think
+        // of it then, having thought of all packets before it.
+        let leaves = self.busy_until.max(now);
+        let wait = leaves - now;
+        let too_long = self
+            .config
+            .codel
+            .is_some_and(|config| self.codel.drops(config, leaves, wait, size));
+        let mark = self.config.mark.filter(|_| ecn.is_some());
+        if mark.is_some_and(|above| too_long || wait > above) {
+            *ecn = Some(Ecn::Ce);
+            self.stats.marked += 1;
+        } else if too_long {
+            return Err(Loss::CoDel);
         }
         let nanos = u64::try_from(size as u128 * 8_000_000_000 / rate).unwrap_or(u64::MAX);
         self.busy_until = self.busy_until.max(now) + Duration::from_nanos(nanos);
@@ -262,75 +358,58 @@ impl Link {
     }
 }
 
+/// What CoDel remembers (RFC 8289 §5).
+#[derive(Default)]
+struct CoDelState {
+    first_above: Option<Duration>,
+    dropping: bool,
+    next: Duration,
+    count: u32,
+    last_count: u32,
+}
+
+impl CoDelState {
+    /// Whether the packet that leaves at `now` after having waited for `wait` is to be dropped.
+    fn drops(&mut self, config: CoDel, now: Duration, wait: Duration, size: usize) -> bool {
+        // Only the packet itself is left in the queue: nothing stands.
+        let above = wait >= config.target && size > 0;
+        let ripe = if above {
+            let first = *self.first_above.get_or_insert(now + config.interval);
+            now >= first
+        } else {
+            self.first_above = None;
+            false
+        };
+        let control = |count: u32| config.interval.div_f64(f64::from(count.max(1)).sqrt());
+        if self.dropping {
+            if !ripe {
+                self.dropping = false;
+                return false;
+            }
+            if now < self.next {
+                return false;
+            }
+            self.count += 1;
+            self.next += control(self.count);
+            return true;
+        }
+        if !ripe {
+            return false;
+        }
+        self.dropping = true;
+        let recent = now.saturating_sub(self.next) < config.interval * 16;
+        let delta = self.count.saturating_sub(self.last_count);
+        self.count = if recent && delta > 1 { delta } else { 1 };
+        self.last_count = self.count;
+        self.next = now + control(self.count);
+        true
+    }
+}
+
 /// The bytes of the outer IP and UDP headers.
 pub(super) fn overhead(address: SocketAddr) -> usize {
     if address.is_ipv4() { 28 } else { 48 }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::seed::Seed;
-    use proptest::prelude::*;
-
-    fn link(config: LinkConfig) -> Link {
-        Link::new(config, Seed::new(1).rng("link"))
-    }
-
-    #[test]
-    fn a_rate_spreads_packets_and_a_full_queue_drops_the_last() {
-        let mut link = link(LinkConfig {
-            delay: Duration::ZERO,
-            rate: Some(8_000_000),
-            queue: 2500,
-            ..LinkConfig::default()
-        });
-        let mut send = || link.send(Duration::ZERO, 1000).map(|passage| passage.at);
-        assert_eq!(send(), Ok(Duration::from_millis(1)));
-        assert_eq!(send(), Ok(Duration::from_millis(2)));
-        assert_eq!(send(), Err(Loss::QueueFull));
-        assert_eq!(link.stats.queue_full, 1);
-    }
-
-    #[test]
-    fn loss_takes_its_share() {
-        let mut link = link(LinkConfig {
-            loss: 100_000,
-            ..LinkConfig::default()
-        });
-        for _ in 0..10_000 {
-            let _ = link.send(Duration::ZERO, 100);
-        }
-        assert!((800..1200).contains(&link.stats.lost), "{:?}", link.stats);
-    }
-
-    #[test]
-    fn larger_than_the_mtu_never_passes() {
-        let mut link = link(LinkConfig {
-            mtu: 1280,
-            ..LinkConfig::default()
-        });
-        assert!(link.send(Duration::ZERO, 1280).is_ok());
-        assert_eq!(link.send(Duration::ZERO, 1281), Err(Loss::TooBig));
-    }
-
-    proptest! {
-        #[test]
-        fn jitter_keeps_the_order_unless_it_may_not(gaps in proptest::collection::vec(0..5000u64, 2..200)) {
-            let config = LinkConfig { jitter: Duration::from_millis(30), ..LinkConfig::default() };
-            let mut ordered = link(config);
-            let mut loose = link(LinkConfig { reorder: true, ..config });
-            let (mut now, mut last) = (Duration::ZERO, Duration::ZERO);
-            for gap in gaps {
-                now += Duration::from_micros(gap);
-                let at = ordered.send(now, 100).map_or(last, |passage| passage.at);
-                prop_assert!(at >= last);
-                last = at;
-                if let Ok(passage) = loose.send(now, 100) {
-                    prop_assert!(passage.at >= now + config.delay);
-                    prop_assert!(passage.at <= now + config.delay + config.jitter);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -15,33 +15,44 @@
 //! - a drained endpoint has no deadline for `QueuedOutput`, nor one in the past that is not QUIC's own;
 //! - time goes on: no node has a thousand deadlines at one moment, nor an endless drain;
 //! - a transmit is not empty, names a socket there is, and holds no more segments than asked for;
-//! - a port without offload gets plain packets.
+//! - a port without offload gets plain packets;
+//! - what `invariants.rs` says of packets, addresses, routes, rules and queues.
 
+mod deed;
+mod direction;
 mod drive;
 mod host;
 mod input;
+mod invariants;
 mod link;
 mod node;
+mod router;
 mod shards;
 mod stranger;
+mod tamper;
 mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, TimerReason};
 use masque_core::wire::offload::VnetHdr;
 
-pub use host::{Host, HostCx, Idle, InnerHost, PingPlan};
+pub use deed::Deed;
+pub use direction::{Delivery, Direction};
+pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
-pub use link::{Bursts, LinkConfig, LinkStats};
+pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
+pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
-pub use trace::Trace;
+pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 
+use crate::crypto::Secrets;
 use crate::packet;
 use crate::seed::Seed;
 use link::Link;
@@ -100,12 +111,15 @@ pub struct World {
     groups: Vec<Group>,
     /// What has arrived at addresses that belong to no node.
     strangers: BTreeMap<SocketAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
+    routers: Vec<router::Router>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
     max_segments: NonZeroUsize,
     stats: WorldStats,
     trace: Trace,
+    secrets: Option<Arc<Secrets>>,
+    watch: invariants::Watch,
     tap: Option<Vec<Tapped>>,
 }
 
@@ -121,13 +135,16 @@ impl World {
             links: BTreeMap::new(),
             groups: Vec::new(),
             strangers: BTreeMap::new(),
+            routers: Vec::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            secrets: None,
             tap: None,
+            watch: invariants::Watch::default(),
         }
     }
 
@@ -139,6 +156,8 @@ impl World {
 
     /// Keeps a copy of every UDP datagram that nodes send from now on.
     pub fn tap(&mut self) {
+        // Who listens may speak for others.
+        self.watch_nothing();
         self.tap.get_or_insert_default();
     }
 
@@ -221,6 +240,7 @@ impl World {
         node: NodeId,
         act: impl FnOnce(&mut Endpoint, Instant) -> T,
     ) -> Option<T> {
+        self.watch_nothing();
         let now = self.instant();
         let done = act(self.nodes[node.0].endpoint.as_mut()?, now);
         self.drain(node);
@@ -257,6 +277,22 @@ impl World {
     /// If `node` is of another world.
     pub fn set_host(&mut self, node: NodeId, host: Box<dyn Host>) {
         self.nodes[node.0].host = host;
+    }
+
+    /// Wakes everything that runs on a node's [`InnerHost`], now.
+    pub fn start_apps(&mut self, node: NodeId) {
+        let host = self.node(node).host::<InnerHost>();
+        let apps = host.map_or(0, InnerHost::apps);
+        for token in (host::FIRST_APP..).take(apps) {
+            self.schedule_in(Duration::ZERO, Input::Wake { node, token });
+        }
+    }
+
+    /// Lets the link from `from` to `to` lose these packets; the first ever put into it is number 1.
+    pub fn lose(&mut self, from: NodeId, to: NodeId, packets: impl IntoIterator<Item = u64>) {
+        if let Some(link) = self.links.get_mut(&(from, to)) {
+            link.listed.extend(packets);
+        }
     }
 
     /// All nodes, in the order they were added.
@@ -395,6 +431,7 @@ impl World {
     }
 
     fn stop(&mut self, id: NodeId) {
+        self.watch_stop(id);
         let node = &mut self.nodes[id.0];
         node.endpoint = None;
         node.deadline = None;
@@ -426,6 +463,11 @@ impl World {
             Input::Packet { node, port, data } => {
                 let node = self.steer_packet(node, &data);
                 let words = format!("<- tun {}", packet::summary(&data));
+                let name = &self.nodes[node.0].name;
+                self.trace.packet(self.now, name, Place::IntoTun, &data);
+                if self.nodes[node.0].endpoint.is_some() {
+                    self.watch_packet(node, &data);
+                }
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
@@ -473,6 +515,25 @@ impl World {
                 self.link(a, b, config);
                 (None, format!("link {} {} {config:?}", a.0, b.0))
             }
+            Input::LinkOneWay { from, to, config } => {
+                self.link_one_way(from, to, config);
+                (None, format!("link {} > {} {config:?}", from.0, to.0))
+            }
+            Input::Transit(datagram) => (None, self.transit(*datagram)),
+            Input::Open(datagram) => {
+                let words = format!("{} > {} is out", datagram.from, datagram.to);
+                self.send_down(None, *datagram);
+                (None, words)
+            }
+            Input::Rebind { router } => {
+                self.forget_mappings(router);
+                (None, format!("router {} forgets", router.0))
+            }
+            Input::Deed { node, deed } => {
+                let words = format!("<- {deed:?}");
+                self.perform(node, &deed, &words);
+                (Some(node), words)
+            }
             Input::Readdress {
                 node,
                 socket,
@@ -481,7 +542,9 @@ impl World {
             } => {
                 let words = format!("<- socket {} is {to}", socket.0);
                 let place = self.nodes[node.0].sockets.get_mut(socket.0 as usize);
-                *place.expect("the scenario names a socket there is") = to;
+                let place = place.expect("the scenario names a socket there is");
+                let before = std::mem::replace(place, to);
+                self.watch_move(before.ip());
                 self.tell(node, &words, |endpoint, now| {
                     if !tell {
                         return None;
@@ -552,6 +615,7 @@ impl World {
         data: &[u8],
     ) -> (Option<NodeId>, String) {
         let words = format!("<- udp {} bytes {from} > {to}", data.len());
+        self.watch_sender(from.ip());
         if self.keep(from, to, data) {
             return (None, words);
         }
@@ -562,6 +626,9 @@ impl World {
             self.stats.nobody_home += 1;
             return (None, format!("{words}: nobody home"));
         };
+        let name = &self.nodes[id.0].name;
+        let place = Place::Received { from, to };
+        self.trace.packet(self.now, name, place, data);
         let meta = RecvMeta {
             socket,
             remote: from,

@@ -36,6 +36,8 @@ pub struct Node {
     /// Sockets whose network is gone.
     pub(super) down: BTreeSet<u32>,
     pub(super) host: Box<dyn Host>,
+    pub(super) audit: super::invariants::Audit,
+    pub(super) behind: Option<super::router::RouterId>,
     /// `None` while stopped.
     pub(super) endpoint: Option<Endpoint>,
     /// How often it was started.
@@ -62,6 +64,8 @@ impl Node {
             sockets: spec.sockets,
             down: BTreeSet::new(),
             host: spec.host,
+            audit: super::invariants::Audit::default(),
+            behind: None,
             endpoint: None,
             incarnation: 0,
             deadline: None,
@@ -78,6 +82,12 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its endpoint is a client's.
+    #[must_use]
+    pub fn config_is_client(&self) -> bool {
+        self.config.server.is_none()
     }
 
     /// The addresses of its sockets.

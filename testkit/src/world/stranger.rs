@@ -44,7 +44,12 @@ impl World {
     }
 
     /// Sends to a stranger, if there is one.
-    pub(super) fn reaches_stranger(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
+    pub(super) fn reaches_stranger(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> bool {
         let known = self.strangers.contains_key(&to);
         if known {
             self.send_as_stranger(from, to, data.to_vec());
