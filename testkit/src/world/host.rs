@@ -325,6 +325,15 @@ impl Host for InnerHost {
                     cx.wake(self.plan_begins.saturating_sub(cx.now), ROUND);
                 }
             }
+            Event::HandedOver { from, to, .. } => {
+                if let Some(pairs) = self.pairs.remove(from) {
+                    self.pairs.insert(*to, pairs);
+                }
+                if let Some(has) = self.has.remove(from) {
+                    self.has.insert(*to, has);
+                    self.tell_addresses(cx, *to);
+                }
+            }
             Event::TunnelDown { tunnel, .. } => {
                 self.pairs.remove(tunnel);
                 self.has.remove(tunnel);
