@@ -329,6 +329,10 @@ impl Host for InnerHost {
                 if let Some(pairs) = self.pairs.remove(from) {
                     self.pairs.insert(*to, pairs);
                 }
+                if let Some(has) = self.has.remove(from) {
+                    self.has.insert(*to, has);
+                    self.tell_addresses(cx, *to);
+                }
             }
             Event::TunnelDown { tunnel, .. } => {
                 self.pairs.remove(tunnel);

@@ -278,6 +278,11 @@ impl World {
                 audit.change(*tunnel).addresses = addresses.clone();
             }
             Event::Routes { tunnel, routes } => audit.change(*tunnel).routes = routes.clone(),
+            Event::HandedOver { from, to, .. } => {
+                // The old one takes packets in until it is told of as ended.
+                let facts = audit.tunnels.get(from).cloned().unwrap_or_default();
+                *audit.change(*to) = facts;
+            }
             Event::TunnelDown { tunnel, reason } => {
                 self.watch.ended = true;
                 audit.retired.extend(audit.tunnels.remove(tunnel));
