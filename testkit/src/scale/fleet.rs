@@ -213,6 +213,18 @@ impl Fleet {
         &self.server.endpoint
     }
 
+    /// Has the server give back what only load needs, as an adapter does after a quiet second.
+    pub fn rest(&mut self) {
+        let now = self.base + self.now;
+        let Self {
+            meter,
+            gauges,
+            server,
+            ..
+        } = self;
+        meter.server_side(gauges, || server.endpoint.rest(now));
+    }
+
     /// Inner packets that left the server's device and were no echoes.
     #[must_use]
     pub fn delivered(&self) -> u64 {

@@ -57,6 +57,7 @@ pub fn idle_then(
     let fresh_bytes = each(fleet.meter().live, &fleet);
     load(&mut fleet);
     fleet.run_until(fleet.now() + Duration::from_secs(15));
+    fleet.rest();
     let before = fleet.meter();
     fleet.run_until(fleet.now() + silence);
     let spent = fleet.meter().since(&before);

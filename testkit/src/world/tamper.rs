@@ -28,6 +28,7 @@ impl World {
     pub fn drop_next(&mut self) -> Option<(Duration, Input)> {
         self.peek()?;
         let ((at, _), input) = self.queue.pop_first()?;
+        self.watch_nothing();
         Some((at, input))
     }
 
@@ -36,6 +37,7 @@ impl World {
         if self.peek().is_none() {
             return false;
         }
+        self.watch_nothing();
         let next = self.queue.values_mut().next();
         next.map(edit).is_some()
     }
