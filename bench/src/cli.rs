@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::instructions::{CountError, Profile};
 use crate::lab::Wire;
 use crate::probe::{self, Probe};
+use crate::profiles::{self, scenario::Scenario};
 use crate::report::{self, Run};
 use crate::run::{self, Plan};
 use crate::runtimes::{self, ChildArgs, RuntimesArgs};
@@ -36,15 +38,27 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
     /// Only these tests: startup, ping, tcp_N_up, tcp_N_down, clients_2_up, clients_2_down, pps_BYTES,
-    /// memory.
+    /// memory. On profiles: voice, N_up, N_down, N_up_bbr, N_down_bbr, rival_cubic, rival_bbr,
+    /// rival_cubic_first, rival_bbr_first, handover_SECONDS.
     #[arg(long, value_delimiter = ',')]
-    tests: Vec<Test>,
+    tests: Vec<String>,
+    /// Measure on bad networks instead: on these profiles, or on all. Compared are no tunnel, one runtime of
+    /// ours with each congestion control, wireguard-go and OpenVPN, or what --subjects says; and with a
+    /// file for --html, there are curves over time.
+    #[arg(long, value_name = "PROFILE", num_args = 0.., value_delimiter = ',')]
+    profiles: Option<Vec<String>>,
+    /// Labs at a time, at most; fewer where a profile carries much. Only with --profiles.
+    #[arg(long, default_value_t = 1, requires = "profiles", value_parser = clap::value_parser!(u32).range(1..=16))]
+    jobs: u32,
+    /// The seed of the first repetition. Only with --profiles.
+    #[arg(long, default_value_t = 1, requires = "profiles")]
+    seed: u64,
     /// Repetitions, each over all subjects.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     reps: u32,
-    /// Seconds of each TCP test.
-    #[arg(long, default_value_t = 4.0)]
-    secs: f64,
+    /// Seconds of each TCP test [default: 4; on profiles 15].
+    #[arg(long)]
+    secs: Option<f64>,
     /// Whether super-packets cross the path whole.
     #[arg(long, value_enum, default_value_t)]
     wire: Wire,
@@ -98,7 +112,7 @@ struct Output {
 /// What is put together.
 #[derive(Debug, Args)]
 struct ReportArgs {
-    /// What `--json` wrote, for instance of a run with each `--wire`.
+    /// What `--json` wrote, for instance of a run with each `--wire`; or of several with `--profiles`.
     #[arg(required = true, value_name = "FILE")]
     runs: Vec<PathBuf>,
     #[command(flatten)]
@@ -192,13 +206,34 @@ fn measure(args: RunArgs) -> Result<(), Error> {
         return Ok(());
     }
     let positive = |number: f64| number.is_finite() && (0.0..=3600.0).contains(&number);
-    if !positive(args.secs) || args.secs < 0.5 || !positive(args.quiet) {
+    let default = if args.profiles.is_some() { 15.0 } else { 4.0 };
+    let secs = args.secs.unwrap_or(default);
+    if !positive(secs) || secs < 0.5 || !positive(args.quiet) {
         return Err(Error::Usage(
             "--secs is 0.5 to 3600, --quiet 0 to 3600".to_owned(),
         ));
     }
+    if let Some(profiles) = args.profiles {
+        let tests = match (args.tests.is_empty(), args.quick) {
+            (false, _) => parsed(&args.tests)?,
+            (true, true) => Scenario::QUICK.to_vec(),
+            (true, false) => Scenario::ALL.to_vec(),
+        };
+        let results = profiles::run(&profiles::Plan {
+            profiles,
+            subjects: args.subjects,
+            tests,
+            repetitions: if args.quick { 1 } else { args.reps },
+            seed: args.seed,
+            secs: if args.quick { secs.min(5.0) } else { secs },
+            jobs: args.jobs,
+            places,
+            json: args.json,
+        })?;
+        return tell_profiles(&results, &args.output);
+    }
     let tests = match (args.tests.is_empty(), args.quick) {
-        (false, _) => args.tests,
+        (false, _) => parsed(&args.tests)?,
         (true, true) => Test::QUICK.to_vec(),
         (true, false) => Test::ALL.to_vec(),
     };
@@ -208,11 +243,7 @@ fn measure(args: RunArgs) -> Result<(), Error> {
         repetitions: if args.quick { 1 } else { args.reps },
         wire: args.wire,
         settings: Settings {
-            secs: if args.quick {
-                args.secs.min(2.0)
-            } else {
-                args.secs
-            },
+            secs: if args.quick { secs.min(2.0) } else { secs },
             sleep: args.sleep,
         },
         places,
@@ -227,7 +258,23 @@ fn measure(args: RunArgs) -> Result<(), Error> {
     tell(&[Run { name, results }], &args.output)
 }
 
+/// Tests by name.
+fn parsed<T: FromStr<Err = String>>(names: &[String]) -> Result<Vec<T>, Error> {
+    let tests = names.iter().map(|name| name.parse());
+    tests.collect::<Result<_, _>>().map_err(Error::Usage)
+}
+
 fn put_together(args: &ReportArgs) -> Result<(), Error> {
+    let profiles = args
+        .runs
+        .iter()
+        .map(|path| profiles::record::Results::read(path))
+        .collect::<Result<Option<Vec<_>>, Error>>()?;
+    if let Some(runs) = profiles {
+        let mut all = profiles::record::Results::default();
+        runs.into_iter().for_each(|run| all.add(run));
+        return tell_profiles(&all, &args.output);
+    }
     let run = |path: &PathBuf| {
         let stem = path.file_stem().unwrap_or(path.as_os_str());
         let name = stem.to_string_lossy().into_owned();
@@ -244,13 +291,28 @@ fn put_together(args: &ReportArgs) -> Result<(), Error> {
 
 fn tell(runs: &[Run], output: &Output) -> Result<(), Error> {
     let markdown = report::markdown(runs, &output.yardsticks);
-    println!("{markdown}");
-    let write = |path: &Option<PathBuf>, text: &str| match path {
-        Some(path) => std::fs::write(path, text).map_err(Error::system(path.display().to_string())),
-        None => Ok(()),
-    };
-    write(&output.markdown, &markdown)?;
-    write(&output.html, &report::html(runs))
+    output.write(&markdown, || report::html(runs))
+}
+
+fn tell_profiles(results: &profiles::record::Results, output: &Output) -> Result<(), Error> {
+    let markdown = profiles::report::markdown(results);
+    output.write(&markdown, || profiles::plots::html(results))
+}
+
+impl Output {
+    fn write(&self, markdown: &str, html: impl FnOnce() -> String) -> Result<(), Error> {
+        println!("{markdown}");
+        let write = |path: &Path, text: &str| {
+            std::fs::write(path, text).map_err(Error::system(path.display().to_string()))
+        };
+        if let Some(path) = &self.markdown {
+            write(path, markdown)?;
+        }
+        match &self.html {
+            Some(path) => write(path, &html()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Name and arguments of what is counted.

@@ -7,6 +7,8 @@
 //! 10.201.3.2
 //! ```
 //!
+//! The client has a second link to the router, without an address until it is moved there.
+//!
 //! They are named after this process and removed at the end, at a panic and at Ctrl-C; what a killed run
 //! left behind, the next one removes.
 
@@ -31,6 +33,36 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 201, 2, 2);
 pub const PORT: u16 = 51820;
 
 const PREFIX: &str = "mqb";
+
+/// A link of the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Its device.
+    pub device: &'static str,
+    /// Its address, with the length of the prefix.
+    pub address: &'static str,
+    /// The device at the router and its address.
+    pub router: (&'static str, &'static str),
+    /// The router's address as a next hop.
+    pub gateway: &'static str,
+}
+
+/// The link the client begins with.
+pub const FIRST_LINK: Link = Link {
+    device: "eth0",
+    address: "10.201.1.2/24",
+    router: ("rc", "10.201.1.1/24"),
+    gateway: "10.201.1.1",
+};
+/// The one it can be moved to, after [`Lab::add_link`].
+pub const SECOND_LINK: Link = Link {
+    device: "eth1",
+    address: "10.201.4.2/24",
+    router: ("rc2", "10.201.4.1/24"),
+    gateway: "10.201.4.1",
+};
+/// The router's device towards the server.
+pub const SERVER_SIDE: &str = "rs";
 
 /// How packets cross the veth pairs.
 #[derive(
@@ -160,7 +192,7 @@ fn remove_stale() {
         let pid = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.strip_suffix(['c', 'd', 'r', 's']))
-            .and_then(|pid| pid.parse::<u32>().ok());
+            .and_then(|tag| tag.split('n').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             delete(name);
         }
@@ -194,6 +226,7 @@ fn finish(program: &str, command: &mut Command) -> Result<String, Error> {
 #[derive(Debug)]
 pub struct Lab {
     wire: Wire,
+    number: u32,
 }
 
 impl Lab {
@@ -202,7 +235,15 @@ impl Lab {
     /// # Errors
     /// No root, or no `ip`.
     pub fn new(wire: Wire) -> Result<Self, Error> {
-        let lab = Self { wire };
+        Self::numbered(wire, 0)
+    }
+
+    /// Builds one of several that exist at the same time.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn numbered(wire: Wire, number: u32) -> Result<Self, Error> {
+        let lab = Self { wire, number };
         for space in Space::ALL {
             let name = lab.name(space);
             leftovers().spaces.push(name.clone());
@@ -253,7 +294,42 @@ impl Lab {
     /// The name of a namespace.
     #[must_use]
     pub fn name(&self, space: Space) -> String {
-        format!("{PREFIX}{}{}", std::process::id(), space.letter())
+        format!("{PREFIX}{}{}", self.tag(), space.letter())
+    }
+
+    /// What tells this lab from all others on the machine, at most ten characters.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        format!("{}n{}", std::process::id(), self.number)
+    }
+
+    /// Gives the client a second link to the router, without addresses at the client. It is up: a link that
+    /// comes up loses the first questions for its neighbour, and those are asked once a second.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn add_link(&self) -> Result<(), Error> {
+        let (router_device, router_address) = SECOND_LINK.router;
+        self.veth(
+            (Space::Client, SECOND_LINK.device, SECOND_LINK.address),
+            (router_device, router_address),
+        )?;
+        let device = SECOND_LINK.device;
+        self.ip(Space::Client, &["addr", "flush", "dev", device])?;
+        Ok(())
+    }
+
+    /// Calls `ip` for a namespace with several lines at once.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn ip_batch(&self, space: Space, lines: &[String]) -> Result<(), Error> {
+        let mut file = tempfile::NamedTempFile::new().map_err(Error::system("temporary file"))?;
+        let text = lines.join("\n") + "\n";
+        io::Write::write_all(&mut file, text.as_bytes())
+            .map_err(Error::system("temporary file"))?;
+        self.ip(space, &["-batch", &file.path().to_string_lossy()])
+            .map(drop)
     }
 
     /// Calls `ip` for a namespace.

@@ -4,6 +4,7 @@
 //! | what | where | noise |
 //! |---|---|---|
 //! | whole tunnels between network namespaces, with every peer that is installed | the program `masque-bench` | compare within one run |
+//! | the same on bad networks: goodput, calls, rivals, handovers | `masque-bench --profiles` | little, while the profiles' rates are the limit |
 //! | two endpoints in memory | [`pipeline`], the program `pipeline`, criterion | little |
 //! | the same counted in instructions | `masque-bench instructions` | none to speak of |
 //! | what runtimes differ in, over loopback and devices in memory | `masque-bench runtimes` | compare within one run |
@@ -18,6 +19,7 @@
 //! | [`probe`] | the traffic: processes inside the namespaces |
 //! | [`trial`], [`meter`] | the tests, and what the machine used |
 //! | [`run`] | the schedule |
+//! | [`profiles`] | bad networks, and what tunnels make of them |
 //! | [`samples`], [`report`] | raw numbers; tables, goals and plots |
 //! | [`runtimes`], [`idiomatic`] | tokio, smol and mio; tunnels of tasks and channels to hold them against |
 //! | [`pipeline`], [`instructions`] | the core in memory, timed and counted |
@@ -33,6 +35,7 @@ pub mod lab;
 pub mod meter;
 pub mod pipeline;
 pub mod probe;
+pub mod profiles;
 pub mod report;
 pub mod run;
 pub mod runtimes;

@@ -21,6 +21,20 @@ pub enum Layer {
     Forward,
 }
 
+impl Layer {
+    /// Its name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Quic => "quic",
+            Self::Http3 => "http3",
+            Self::Tunnel => "tunnel",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceEvent {
@@ -55,6 +69,44 @@ pub enum What {
         /// How long until it fires, in microseconds.
         after_us: u64,
     },
+    /// A timer was disarmed before it fired.
+    Disarmed {
+        /// Which.
+        reason: &'static str,
+    },
+    /// An HTTP/3 frame, whole or its header.
+    Frame {
+        /// Whether we sent it.
+        sent: bool,
+        /// Its name (RFC 9114 §7.2).
+        name: &'static str,
+        /// The length of its payload in bytes.
+        bytes: usize,
+        /// What it says.
+        text: Cow<'static, str>,
+    },
+    /// A capsule.
+    Capsule {
+        /// Whether we sent it.
+        sent: bool,
+        /// Its name (RFC 9297 §3.5, RFC 9484 §4.7).
+        name: &'static str,
+        /// The length of its value in bytes.
+        bytes: usize,
+        /// What it says.
+        text: Cow<'static, str>,
+    },
+    /// The owner was told something.
+    Event(Cow<'static, str>),
+    /// A quantity changed.
+    Changed {
+        /// Which.
+        name: &'static str,
+        /// Before.
+        from: u64,
+        /// After.
+        to: u64,
+    },
     /// A timer fired.
     Fired {
         /// Which.
@@ -74,14 +126,7 @@ pub enum What {
 impl fmt::Display for TraceEvent {
     /// One line without the time: `layer connection/stream what`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let layer = match self.layer {
-            Layer::Endpoint => "endpoint",
-            Layer::Quic => "quic",
-            Layer::Http3 => "http3",
-            Layer::Tunnel => "tunnel",
-            Layer::Forward => "forward",
-        };
-        f.write_str(layer)?;
+        f.write_str(self.layer.name())?;
         match (self.connection, self.stream) {
             (Some(connection), Some(stream)) => write!(f, " c{connection}/s{stream}")?,
             (Some(connection), None) => write!(f, " c{connection}")?,
@@ -93,11 +138,30 @@ impl fmt::Display for TraceEvent {
             What::Output(text) => write!(f, " -> {text}"),
             What::State { from, to } => write!(f, " state {from} => {to}"),
             What::Armed { reason, after_us } => write!(f, " armed {reason} after {after_us} us"),
+            What::Disarmed { reason } => write!(f, " disarmed {reason}"),
+            What::Frame {
+                sent,
+                name,
+                bytes,
+                text,
+            } => write!(f, " {} frame {name} {bytes} bytes: {text}", arrow(*sent)),
+            What::Capsule {
+                sent,
+                name,
+                bytes,
+                text,
+            } => write!(f, " {} capsule {name} {bytes} bytes: {text}", arrow(*sent)),
+            What::Event(text) => write!(f, " event {text}"),
+            What::Changed { name, from, to } => write!(f, " {name} {from} => {to}"),
             What::Fired { reason } => write!(f, " fired {reason}"),
             What::Dropped { reason, bytes } => write!(f, " dropped {bytes} bytes: {reason}"),
             What::Error(text) => write!(f, " error {text}"),
         }
     }
+}
+
+fn arrow(sent: bool) -> &'static str {
+    if sent { "->" } else { "<-" }
 }
 
 /// Collects events while on; costs one branch while off.

@@ -33,3 +33,8 @@ pub mod witness;
 pub mod world;
 
 pub use seed::{Fnv, Seed};
+
+/// The examples of `docs/lab/layers.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/lab/layers.md")]
+pub struct Layers;

@@ -19,7 +19,7 @@ use masque_core::wire::template::UriTemplate;
 use serde::Deserialize;
 
 use crate::crypto::null::{NullClient, NullServer};
-use crate::crypto::{Authority, TlsError, real, seeded};
+use crate::crypto::{Authority, Secrets, TlsError, real, seeded};
 use crate::seed::Seed;
 use crate::world::{InnerHost, Input, LinkConfig, NodeId, NodeSpec, PingPlan, Sharding, World};
 
@@ -154,6 +154,7 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
     let mut world = World::new(options.seed);
     world.set_tracing(options.trace);
     let crypto = Keys::of(options.crypto, world.seed())?;
+    world.keep_secrets(crypto.secrets());
     let address = server_address();
     let config_of_server = server_config(options, crypto.server(options.resumable)?, &world);
     let spec = |_| {
@@ -177,7 +178,11 @@ pub fn star(options: &Options) -> Result<Star, TlsError> {
         let identity = (!options.anonymous_clients).then(|| (options.identity)(index));
         let target = Target {
             config: ClientConfig {
-                crypto: crypto.client(identity.as_ref(), options.certificates_last)?,
+                crypto: crypto.client(
+                    identity.as_ref(),
+                    options.certificates_last,
+                    options.resumable,
+                )?,
                 template: template(),
                 port: PortId(0),
             },
@@ -354,6 +359,14 @@ impl Keys {
         })
     }
 
+    /// Where the secrets of all connections are collected.
+    pub(crate) fn secrets(&self) -> Option<Arc<Secrets>> {
+        match self {
+            Self::Null => None,
+            Self::Tls(authority) => Some(authority.secrets()),
+        }
+    }
+
     pub(crate) fn server(
         &self,
         resumable: bool,
@@ -368,12 +381,13 @@ impl Keys {
         &self,
         identity: Option<&Identity>,
         last: Option<Duration>,
+        resuming: bool,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, TlsError> {
         Ok(match self {
             Self::Null => Arc::new(NullClient {
                 identity: identity.cloned(),
             }),
-            Self::Tls(authority) => authority.client_for(identity, last)?,
+            Self::Tls(authority) => authority.client_with(identity, last, resuming)?,
         })
     }
 }

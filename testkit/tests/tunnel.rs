@@ -346,7 +346,11 @@ fn a_link_that_was_down_for_a_while_carries_again() {
     star.world.run_until(Duration::from_secs(20));
     assert!(star.inner(a).replies() > during + 50);
     assert!(star.world.link_stats(a, b).expect("linked").down > 10);
-    assert_eq!(closed(&star, a), None);
+    // Another connection may have taken its place, but nothing has come to an end.
+    assert!(matches!(
+        closed(&star, a),
+        None | Some(CloseReason::Replaced)
+    ));
 }
 
 #[test]

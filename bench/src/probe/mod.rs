@@ -2,11 +2,15 @@
 //!
 //! Each prints one line of JSON at its end.
 
+mod bulk;
+mod element;
 mod ping;
 mod tcp;
 mod udp;
+mod voice;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -14,6 +18,13 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+
+pub use bulk::{BulkArgs, BulkResult};
+pub use element::{Did, ElementArgs, ElementReport, Order};
+pub use voice::{VoiceArgs, VoiceResult};
+
+/// What is told over time is told so often.
+pub const SLOT: Duration = Duration::from_millis(100);
 
 /// The traffic's programs.
 #[derive(Clone, Debug, Subcommand)]
@@ -73,6 +84,16 @@ pub enum Probe {
         #[arg(long)]
         interval: f64,
     },
+    /// Take the TCP streams of one run.
+    BulkServe(BulkArgs),
+    /// Run TCP streams, and say what arrived when.
+    Bulk(BulkArgs),
+    /// Talk to whoever says hello.
+    VoiceServe(VoiceArgs),
+    /// Talk.
+    Voice(VoiceArgs),
+    /// Be a bad network.
+    Element(ElementArgs),
     /// Ping until the first answer.
     First {
         /// Whom.
@@ -139,6 +160,11 @@ pub struct FirstResult {
 pub fn run(probe: &Probe) -> Result<(), Error> {
     let secs = Duration::from_secs_f64;
     match *probe {
+        Probe::BulkServe(ref args) => bulk::serve(args),
+        Probe::Bulk(ref args) => bulk::run(args),
+        Probe::VoiceServe(ref args) => voice::serve(args),
+        Probe::Voice(ref args) => voice::run(args),
+        Probe::Element(ref args) => element::run(args),
         Probe::TcpServe { listen } => tcp::serve(listen),
         Probe::Tcp {
             server,
@@ -175,4 +201,9 @@ fn print<T: Serialize>(result: &T) -> Result<(), Error> {
 pub fn monotonic() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Sleeps until a moment on that clock.
+fn sleep_until(at: u64) {
+    thread::sleep(Duration::from_nanos(at.saturating_sub(monotonic())));
 }

@@ -2,7 +2,7 @@
 
 pub mod goals;
 mod html;
-mod svg;
+pub(crate) mod svg;
 
 pub use html::html;
 

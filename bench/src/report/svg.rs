@@ -16,12 +16,12 @@ const COLOURS: [&str; 12] = [
 ];
 
 /// A colour for the `nth` subject.
-pub(super) fn colour(nth: usize) -> &'static str {
+pub(crate) fn colour(nth: usize) -> &'static str {
     COLOURS[nth % COLOURS.len()]
 }
 
 /// What XML does not take as it is.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -131,7 +131,8 @@ pub(super) fn distributions(title: &str, curves: &[Curve<'_>]) -> String {
     svg + "</svg>\n"
 }
 
-fn open(title: &str, height: f64) -> String {
+/// Begins a picture of the usual width.
+pub(crate) fn open(title: &str, height: f64) -> String {
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{0}\">\
          <text x=\"0\" y=\"14\" font-weight=\"bold\">{0}</text>",

@@ -57,11 +57,11 @@ impl Subject for WireGuard {
 
     fn start(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Error> {
         let program = find(&self.program).map_err(Error::Usage)?;
-        let unique = std::process::id();
+        let unique = tunnel.lab.tag();
         // The control sockets of both ends lie in one folder: the devices need different names.
         let ends = [
-            (Role::Server, format!("mqbws{unique}"), "10.77.0.1"),
-            (Role::Client, format!("mqbwc{unique}"), "10.77.0.2"),
+            (Role::Server, format!("mws{unique}"), "10.77.0.1"),
+            (Role::Client, format!("mwc{unique}"), "10.77.0.2"),
         ];
         let mut keys = Vec::new();
         for (role, _, _) in &ends {

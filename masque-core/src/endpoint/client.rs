@@ -8,6 +8,7 @@ use super::types::TunnelHandle;
 use super::{ConnId, ConnectError, Endpoint, Target};
 use crate::error::H3Code;
 use crate::session::{CloseHow, Command as SessionCommand, TunnelId};
+use crate::trace::{Layer, TraceEvent, What};
 use crate::wire::capsule::{AddressAssign, RouteAdvertisement};
 use crate::wire::prefix::IpPrefix;
 use crate::wire::scope::Scope;
@@ -59,6 +60,10 @@ impl Endpoint {
         let Some(tunnel) = conn.tunnel_mut(id) else {
             return;
         };
+        self.trace.record(|| {
+            let (from, to) = ("tunnel none", "tunnel established");
+            about(handle, What::State { from, to })
+        });
         tunnel.header = header;
         // Three round trips are enough for one probe of the path MTU to come back.
         tunnel.announce_by = Some(now + rtt * 3 + Duration::from_millis(100));
@@ -146,6 +151,7 @@ impl Endpoint {
             .map_or(1500, |port| port.config.mtu);
         let is_heir = conn.is_heir();
         let round_trip = conn.bridge.round_trip();
+        let trace = &mut self.trace;
         for tunnel in &mut conn.tunnels {
             tunnel.expected = tunnel.expected.map(|it| it.over(round_trip));
             let Some(announce_by) = tunnel.announce_by else {
@@ -159,6 +165,9 @@ impl Endpoint {
                 }
                 (None, _) => device,
             };
+            if mtu != tunnel.mtu {
+                trace.record(|| about(tunnel.handle, mtu_changed(tunnel.mtu, mtu)));
+            }
             if tunnel.announced {
                 // While the path may turn out to carry what the last one did, that is what was told.
                 let told = tunnel.expected.map_or(tunnel.mtu, |it| it.mtu);
@@ -182,6 +191,10 @@ impl Endpoint {
             let mtu = mtu.max(tunnel.may_carry(now));
             if mtu >= 1280 || now >= announce_by || conn.role == Role::Server {
                 tunnel.announced = true;
+                trace.record(|| {
+                    let (from, to) = ("tunnel established", "tunnel up");
+                    about(tunnel.handle, What::State { from, to })
+                });
                 let handle = tunnel.handle;
                 let scope: Scope = tunnel.scope.clone();
                 self.events.push_back(Event::TunnelUp {
@@ -208,5 +221,23 @@ impl Endpoint {
                 }
             }
         }
+    }
+}
+
+/// A trace event about a tunnel.
+pub(super) fn about(tunnel: TunnelHandle, what: What) -> TraceEvent {
+    TraceEvent {
+        layer: Layer::Endpoint,
+        connection: Some(tunnel.conn.0),
+        stream: None,
+        what,
+    }
+}
+
+fn mtu_changed(from: u32, to: u32) -> What {
+    What::Changed {
+        name: "tunnel mtu",
+        from: from.into(),
+        to: to.into(),
     }
 }

@@ -154,6 +154,15 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// Its state in traces.
+    pub(super) fn state(&self) -> &'static str {
+        match (self.announced, self.announce_by) {
+            (true, _) => "tunnel up",
+            (false, Some(_)) => "tunnel established",
+            (false, None) => "tunnel none",
+        }
+    }
+
     /// Whether the first probe of the path has neither shown that the tunnel carries IPv6 nor had the
     /// time to: packets it may carry in a moment wait in the queue.
     pub(super) fn is_finding(&self, now: Instant) -> bool {

@@ -130,15 +130,6 @@ impl Endpoint {
                 break;
             }
         }
-        self.update_mtu(now, &mut conn);
-        if self.check_ipv6(now, &mut conn) {
-            conn.bridge.settle(now, &mut events);
-            for event in events.drain(..) {
-                self.on_bridge_event(now, &mut conn, event);
-            }
-        }
-        conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
-        self.bridge_events = events;
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
             // QUIC begins anew with what it knows of the path's size.
@@ -157,6 +148,14 @@ impl Endpoint {
             });
         }
         self.update_mtu(now, &mut conn);
+        if self.check_ipv6(now, &mut conn) {
+            conn.bridge.settle(now, &mut events);
+            for event in events.drain(..) {
+                self.on_bridge_event(now, &mut conn, event);
+            }
+        }
+        conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
+        self.bridge_events = events;
         if conn.client.is_some() {
             self.try_take_over(now, &mut conn);
         }
@@ -173,6 +172,10 @@ impl Endpoint {
     /// Puts a connection back where it was, or forgets it once QUIC has.
     pub(super) fn put_back(&mut self, at: usize, mut conn: Box<Conn>) {
         if conn.bridge.is_drained() {
+            self.trace(Some(conn.id), || What::State {
+                from: "closed",
+                to: "drained",
+            });
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
@@ -397,6 +400,10 @@ impl Endpoint {
         if is_heir {
             self.heir_failed(self.now, conn);
         }
+        let from = match conn.known {
+            Some(_) => "connected",
+            None => "handshake",
+        };
         let left: Vec<_> = conn.tunnels.iter().map(|tunnel| tunnel.handle).collect();
         for handle in left {
             self.forget_tunnel(conn, handle.tunnel);
@@ -411,10 +418,7 @@ impl Endpoint {
         self.forget_identity(conn);
         self.turns.know(conn, None);
         let reason = conn.closing.clone().unwrap_or(reason);
-        self.trace(Some(conn.id), || What::State {
-            from: "connected",
-            to: "closed",
-        });
+        self.trace(Some(conn.id), || What::State { from, to: "closed" });
         if !is_heir {
             self.events.push_back(Event::ConnectionClosed {
                 conn: conn.id,

@@ -23,6 +23,7 @@ use super::types::{ConnId, SocketId};
 use super::{DropReason, Endpoint, TransportProfile};
 use crate::error::H3Code;
 use crate::session::TunnelRequest;
+use crate::trace::What;
 use crate::wire::fields::FieldList;
 use crate::wire::scope::Target as ScopeTarget;
 use crate::wire::stream::Role;
@@ -399,6 +400,10 @@ impl Endpoint {
             target.remote,
             None,
         );
+        self.trace(Some(id), || What::State {
+            from: "none",
+            to: "handshake",
+        });
         self.client_begun(handle.0, target, heir_of);
         self.drive(now, handle.0);
         Ok(id)

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use quinn_proto::TimeSource;
 
+use super::client::about;
 use super::conn::{Conn, Tunnel};
 use super::event::{CloseReason, Event};
 use super::fq_codel::TunnelQueue;
@@ -16,6 +17,7 @@ use super::types::TunnelHandle;
 use super::{ConnId, Endpoint, Identity};
 use crate::error::H3Code;
 use crate::session::{Command as SessionCommand, TunnelId, TunnelRequest};
+use crate::trace::What;
 use crate::wire::capsule::{
     AddressAssign, AddressEntry, AddressRequest, RequestId, RouteAdvertisement,
 };
@@ -351,6 +353,10 @@ impl Endpoint {
             return false;
         };
         let tunnel = conn.tunnels.remove(index);
+        self.trace.record(|| {
+            let (from, to) = (tunnel.state(), "tunnel down");
+            about(tunnel.handle, What::State { from, to })
+        });
         self.fwd.queued_bytes = self.fwd.queued_bytes.saturating_sub(tunnel.queue.bytes());
         self.fwd
             .counters

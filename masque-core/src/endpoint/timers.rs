@@ -41,6 +41,13 @@ impl Endpoint {
                 continue;
             };
             let id = conn.id;
+            if self.trace.is_on() {
+                let reason = self.due_reason(now, at).name();
+                self.trace(Some(id), || What::Fired { reason });
+            }
+            let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
+                continue;
+            };
             conn.bridge.handle_timeout(now);
             for tunnel in &mut conn.tunnels {
                 tunnel.queue.rest(now);
@@ -48,7 +55,6 @@ impl Endpoint {
             conn.bridge.rest();
             let expired = conn.expires.is_some_and(|expires| expires <= now);
             let too_slow = conn.handshake_by.is_some_and(|by| by <= now);
-            self.trace(Some(id), || What::Fired { reason: "deadline" });
             if too_slow {
                 let words = "handshake not completed in time";
                 self.close_by_id(now, id, CloseReason::TimedOut, H3Code::NO_ERROR, words);
@@ -396,6 +402,19 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Why a connection that is due was woken.
+    fn due_reason(&mut self, now: Instant, at: usize) -> TimerReason {
+        let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
+            return TimerReason::QueuedOutput;
+        };
+        let (quic, session) = conn.bridge.deadlines();
+        let passed = |due: Option<Instant>| due.filter(|due| *due <= now);
+        let own = [conn.handshake_by, conn.expires];
+        let due = [quic, session.map(|(at, _)| at)].into_iter().chain(own);
+        let due = due.filter_map(passed).min();
+        self.reason(due.unwrap_or(now), at)
     }
 
     fn reason(&mut self, due: Instant, at: usize) -> TimerReason {

@@ -2,11 +2,11 @@
 
 use alloc::string::String;
 
+use super::owner;
 use super::request::{Request, State};
 use super::{
     AddressRequestPolicy, Event, QuicOutput, Session, Timer, TunnelEnd, TunnelId, TunnelRequest,
 };
-use super::{owner, tunnel};
 use crate::error::{H3Code, WireErrorKind};
 use crate::wire::fields::{FieldList, RequestHead, RequestKind, ResponseHead};
 use crate::wire::qpack;
@@ -37,6 +37,7 @@ impl Session {
         }
         if let Some(Slot::Waiting(request)) = self.tunnels.remove(&tunnel) {
             self.tunnels.insert(tunnel, Slot::Opening(request));
+            self.out.slot("Waiting", "Opening");
         }
         self.opening.push_back(Some(tunnel));
         self.out.quic(QuicOutput::Open {
@@ -73,18 +74,14 @@ impl Session {
                 .abort(stream, H3Code::REQUEST_CANCELLED, true, true);
             return self.end_tunnel(tunnel, Some(TunnelEnd::Unsupported));
         }
+        self.out.slot("Opening", "Stream");
         let mut request = Request::new(self.role, stream, &self.config);
         request.tunnel = Some(tunnel);
-        request
-            .output
-            .push(&mut self.out, |buf| owner::put_head(&fields, buf));
+        request.send_head(&fields, &mut self.out);
         if self.config.address_request == AddressRequestPolicy::AtOnce
             && let Some(capsule) = request.capsules.request(&self.config.wanted_addresses)
         {
-            let framed = tunnel::frame_capsule(&capsule);
-            request
-                .output
-                .push(&mut self.out, |buf| buf.extend_from_slice(&framed));
+            request.send_capsule(&capsule, &mut self.out);
         }
         self.requests.insert(stream, request);
         self.settle(stream);
@@ -97,6 +94,7 @@ impl Session {
         section: &[u8],
     ) -> Result<(), WireErrorKind> {
         let fields = qpack::decode(section, self.config.max_field_section).map_err(|e| e.kind)?;
+        self.out.head(stream, false, section.len(), &fields);
         let head = ResponseHead::parse(fields)?;
         let Some(request) = self.requests.get_mut(&stream) else {
             return Ok(());
@@ -149,10 +147,7 @@ impl Session {
             return;
         };
         if let Some(capsule) = request.capsules.request(&self.config.wanted_addresses) {
-            let framed = tunnel::frame_capsule(&capsule);
-            request
-                .output
-                .push(&mut self.out, |buf| buf.extend_from_slice(&framed));
+            request.send_capsule(&capsule, &mut self.out);
             self.settle(stream);
         }
     }

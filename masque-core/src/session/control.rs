@@ -41,6 +41,17 @@ enum PeerStream {
     Decoder(DecoderStream),
 }
 
+impl PeerStream {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Type { .. } => "Type",
+            Self::Control => "Control",
+            Self::Encoder(_) => "Encoder",
+            Self::Decoder(_) => "Decoder",
+        }
+    }
+}
+
 /// All unidirectional streams of a session.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -207,6 +218,7 @@ impl Control {
         self.ignored = self.ignored.saturating_add(1);
         self.peers.remove(&stream);
         self.ended.insert(stream);
+        out.state(Some(stream), "Type", "Ignored");
         out.quic(QuicOutput::Stop {
             stream,
             code: H3Code::STREAM_CREATION_ERROR,
@@ -244,6 +256,7 @@ impl Control {
         if core::mem::replace(taken, true) {
             return Err(WireErrorKind::StreamCreation);
         }
+        out.state(Some(stream), "Type", state.name());
         self.peers.insert(stream, state);
         Ok(())
     }

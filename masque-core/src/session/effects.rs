@@ -7,9 +7,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::describe;
 use super::{Event, QuicInput, QuicOutput, Timer, TimerOp};
 use crate::error::H3Code;
 use crate::trace::{Layer, Recorder, TraceEvent, What};
+use crate::wire::capsule::{Capsule, CapsuleEvent};
+use crate::wire::fields::FieldList;
 use crate::wire::stream::StreamId;
 
 /// The three queues of a session and its trace. After [`Effects::end`] nothing more is taken.
@@ -47,6 +50,15 @@ impl Effects {
 
     pub(super) fn event(&mut self, event: Event) {
         if !self.ended {
+            self.trace.record(|| {
+                let (layer, name) = describe_event(&event);
+                TraceEvent {
+                    layer,
+                    connection: None,
+                    stream: None,
+                    what: What::Event(name),
+                }
+            });
             self.events.push_back(event);
         }
     }
@@ -66,6 +78,10 @@ impl Effects {
 
     pub(super) fn disarm(&mut self, timer: Timer) {
         if self.armed.remove(&timer) {
+            self.trace.record(|| {
+                let reason = timer_name(timer);
+                timer_event(timer, What::Disarmed { reason })
+            });
             self.timers.push_back(TimerOp::Disarm { timer });
         }
     }
@@ -108,6 +124,56 @@ impl Effects {
             self.trace
                 .record(|| trace_event(stream, What::State { from, to }));
         }
+    }
+
+    /// A tunnel without a stream of its own comes further.
+    pub(super) fn slot(&mut self, from: &'static str, to: &'static str) {
+        self.trace.record(|| TraceEvent {
+            layer: Layer::Tunnel,
+            connection: None,
+            stream: None,
+            what: What::State { from, to },
+        });
+    }
+
+    /// A HEADERS frame.
+    pub(super) fn head(&mut self, stream: StreamId, sent: bool, bytes: usize, fields: &FieldList) {
+        self.frame(Some(stream), sent, "HEADERS", || {
+            (bytes, describe::fields(fields))
+        });
+    }
+
+    /// Any frame: the length of its payload, and what it says.
+    pub(super) fn frame(
+        &mut self,
+        stream: Option<StreamId>,
+        sent: bool,
+        name: &'static str,
+        payload: impl FnOnce() -> (usize, String),
+    ) {
+        self.trace.record(|| {
+            let (bytes, text) = payload();
+            let text = Cow::Owned(text);
+            let what = What::Frame {
+                sent,
+                name,
+                bytes,
+                text,
+            };
+            trace_event(stream, what)
+        });
+    }
+
+    /// A capsule, sent.
+    pub(super) fn capsule_sent(&mut self, stream: StreamId, capsule: &Capsule) {
+        self.trace
+            .record(|| trace_event(Some(stream), describe::capsule(true, capsule)));
+    }
+
+    /// A capsule, received.
+    pub(super) fn capsule_received(&mut self, stream: StreamId, capsule: &CapsuleEvent) {
+        self.trace
+            .record(|| trace_event(Some(stream), describe::capsule_event(capsule)));
     }
 
     pub(super) fn error(&mut self, stream: Option<StreamId>, text: impl FnOnce() -> String) {
@@ -184,6 +250,26 @@ fn timer_name(timer: Timer) -> &'static str {
         Timer::Drain => "drain",
         Timer::Burden => "burden",
     }
+}
+
+fn describe_event(event: &Event) -> (Layer, Cow<'static, str>) {
+    let name = match event {
+        Event::PeerSettings(_) => return (Layer::Http3, "settings".into()),
+        Event::GoAway => return (Layer::Http3, "goaway".into()),
+        Event::Ended(end) => return (Layer::Http3, format!("ended {end:?}").into()),
+        Event::Requested { tunnel, request } => {
+            format!("t{} requested {}", tunnel.0, request.path)
+        }
+        Event::ResponseFields { tunnel, .. } => format!("t{} response fields", tunnel.0),
+        Event::Established { tunnel, status } => format!("t{} established {status}", tunnel.0),
+        Event::Refused { tunnel, status, .. } => format!("t{} refused {status}", tunnel.0),
+        Event::AddressesAssigned { tunnel, .. } => format!("t{} addresses", tunnel.0),
+        Event::AddressesRequested { tunnel, .. } => format!("t{} addresses wanted", tunnel.0),
+        Event::RoutesAdvertised { tunnel, .. } => format!("t{} routes", tunnel.0),
+        Event::Packet { tunnel, packet } => format!("t{} packet {}", tunnel.0, packet.len()),
+        Event::TunnelEnded { tunnel, end } => format!("t{} ended {end:?}", tunnel.0),
+    };
+    (Layer::Tunnel, name.into())
 }
 
 type Described = (Option<StreamId>, Cow<'static, str>);

@@ -26,6 +26,7 @@ mod burden;
 mod client;
 mod command;
 mod control;
+mod describe;
 mod effects;
 mod event;
 mod output;
@@ -394,6 +395,10 @@ impl Session {
             h3_datagram: true,
             ..Settings::default()
         };
+        self.out.frame(None, true, "SETTINGS", || {
+            let bytes = describe::settings_len(&settings);
+            (bytes, describe::settings(&settings))
+        });
         self.control.start(&settings, &mut self.out);
         self.out.arm(Timer::Settings, self.config.settings_timeout);
     }
@@ -445,6 +450,10 @@ impl Session {
         if settings.h3_datagram && !self.peer_takes_datagrams {
             return self.violation(None, WireErrorKind::SettingsDowngrade);
         }
+        self.out.frame(None, false, "SETTINGS", || {
+            let bytes = describe::settings_len(&settings);
+            (bytes, describe::settings(&settings))
+        });
         self.out.disarm(Timer::Settings);
         self.out.event(Event::PeerSettings(settings.clone()));
         self.peer_settings = Some(settings);
@@ -460,6 +469,10 @@ impl Session {
     }
 
     fn goaway(&mut self, id: u64) {
+        self.out.frame(None, false, "GOAWAY", || {
+            let bytes = VarInt::new(id).map_or(0, VarInt::encoded_len);
+            (bytes, format!("id {id}"))
+        });
         if self.goaway_received.is_none() {
             self.out.event(Event::GoAway);
         }
@@ -485,6 +498,9 @@ impl Session {
         };
         self.goaway_sent = Some(id);
         let id = VarInt::new(id).unwrap_or(VarInt::MAX);
+        self.out.frame(None, true, "GOAWAY", || {
+            (id.encoded_len(), format!("id {}", id.into_inner()))
+        });
         self.control.send_goaway(id, &mut self.out);
         self.enter(Phase::Draining);
         self.out.arm(Timer::Drain, self.config.drain_timeout);

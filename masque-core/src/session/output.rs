@@ -91,6 +91,7 @@ impl Output {
     /// Ends the part now, if it has not ended.
     pub(super) fn reset(&mut self, code: H3Code, out: &mut Effects) {
         if let (Some(stream), false) = (self.stream, self.is_done()) {
+            out.state(Some(stream), "sending", "reset");
             out.quic(QuicOutput::Reset { stream, code });
         }
         self.end = End::Done;
@@ -110,6 +111,7 @@ impl Output {
             self.flow = Flow::Idle;
             self.flush(out);
         } else {
+            out.state(self.stream, "Writing", "Blocked");
             self.flow = Flow::Blocked;
         }
     }
@@ -117,6 +119,7 @@ impl Output {
     /// QUIC takes bytes again.
     pub(super) fn writable(&mut self, out: &mut Effects) {
         if self.flow == Flow::Blocked {
+            out.state(self.stream, "Blocked", "Idle");
             self.flow = Flow::Idle;
             self.flush(out);
         }
@@ -136,6 +139,7 @@ impl Output {
             out.quic(QuicOutput::Write { stream, data });
         } else if self.end == End::Finishing {
             self.end = End::Done;
+            out.state(Some(stream), "sending", "finished");
             out.quic(QuicOutput::Finish { stream });
         }
     }

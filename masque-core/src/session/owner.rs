@@ -1,7 +1,5 @@
 //! The owner's commands.
 
-use bytes::BytesMut;
-
 use super::client::Slot;
 use super::request::{Request, State};
 use super::tunnel::{self, PACKET_OVERHEAD};
@@ -10,8 +8,6 @@ use super::{TunnelId, output::Output};
 use crate::error::H3Code;
 use crate::wire::capsule::Capsule;
 use crate::wire::fields::{FieldList, ResponseHead};
-use crate::wire::frame::{self, FrameType};
-use crate::wire::qpack;
 use crate::wire::stream::{Role, StreamId};
 
 impl Session {
@@ -79,9 +75,7 @@ impl Session {
             .get_mut(&stream)
             .ok_or(CommandError::UnknownTunnel)?;
         request.enter(State::Open, &mut self.out);
-        request
-            .output
-            .push(&mut self.out, |buf| put_head(&fields, buf));
+        request.send_head(&fields, &mut self.out);
         self.out.disarm(Timer::Response(tunnel));
         self.out.event(Event::Established { tunnel, status });
         self.read(stream);
@@ -122,10 +116,7 @@ impl Session {
             .get_mut(&stream)
             .ok_or(CommandError::UnknownTunnel)?;
         has_room(&request.output, max)?;
-        let framed = tunnel::frame_capsule(capsule);
-        request
-            .output
-            .push(&mut self.out, |buf| buf.extend_from_slice(&framed));
+        request.send_capsule(capsule, &mut self.out);
         self.settle(stream);
         Ok(())
     }
@@ -236,14 +227,6 @@ fn describe(command: &Command) -> (&'static str, Option<TunnelId>) {
         Command::Shutdown => ("shut down", None),
         Command::Close { .. } => ("close", None),
     }
-}
-
-/// Appends a HEADERS frame.
-pub(super) fn put_head(fields: &FieldList, out: &mut BytesMut) {
-    let mut section = alloc::vec::Vec::new();
-    qpack::encode(fields, &mut section);
-    frame::encode_header(FrameType::Headers, section.len(), out);
-    out.extend_from_slice(&section);
 }
 
 /// Whether a field section is larger than a peer takes, as RFC 9114 §4.2.2 counts.

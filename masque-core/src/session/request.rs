@@ -18,11 +18,13 @@ use bytes::Bytes;
 
 use super::effects::Effects;
 use super::output::Output;
-use super::tunnel::Capsules;
+use super::tunnel::{self, Capsules};
 use super::{SessionConfig, TunnelId, TunnelRequest};
 use crate::error::WireErrorKind;
-use crate::wire::capsule::CapsuleEvent;
-use crate::wire::frame::{FrameDecoder, FrameEvent, FrameType};
+use crate::wire::capsule::{Capsule, CapsuleEvent};
+use crate::wire::fields::FieldList;
+use crate::wire::frame::{self, FrameDecoder, FrameEvent, FrameType};
+use crate::wire::qpack;
 use crate::wire::stream::{Role, StreamId};
 
 /// Where a request stream stands.
@@ -127,6 +129,24 @@ impl Request {
     /// Whether a server's owner knows of it or will, once SETTINGS have come.
     pub(super) fn counts_as_tunnel(&self) -> bool {
         self.tunnel.is_some() || matches!(self.state, State::Parked(_))
+    }
+
+    /// Queues a HEADERS frame.
+    pub(super) fn send_head(&mut self, fields: &FieldList, out: &mut Effects) {
+        let mut section = alloc::vec::Vec::new();
+        qpack::encode(fields, &mut section);
+        out.head(self.stream, true, section.len(), fields);
+        self.output.push(out, |buf| {
+            frame::encode_header(FrameType::Headers, section.len(), buf);
+            buf.extend_from_slice(&section);
+        });
+    }
+
+    /// Queues a capsule in a DATA frame of its own.
+    pub(super) fn send_capsule(&mut self, capsule: &Capsule, out: &mut Effects) {
+        out.capsule_sent(self.stream, capsule);
+        let framed = tunnel::frame_capsule(capsule);
+        self.output.push(out, |buf| buf.extend_from_slice(&framed));
     }
 
     /// Takes bytes to be looked at by [`Request::poll`].

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::client::Slot;
-use super::owner;
 use super::request::{Request, State};
 use super::{Event, QuicOutput, SPARE_STREAMS, Session, Timer, TunnelEnd, TunnelId, TunnelRequest};
 use crate::error::{H3Code, WireErrorKind};
@@ -50,6 +49,7 @@ impl Session {
         section: &[u8],
     ) -> Result<(), WireErrorKind> {
         let fields = qpack::decode(section, self.config.max_field_section).map_err(|e| e.kind)?;
+        self.out.head(stream, false, section.len(), &fields);
         let head = RequestHead::parse(fields)?;
         let plain = !matches!(head.kind, RequestKind::ExtendedConnect(_));
         if let Some(request) = self.requests.get_mut(&stream) {
@@ -163,9 +163,7 @@ impl Session {
         }
         .to_fields();
         request.enter(State::Draining, &mut self.out);
-        request
-            .output
-            .push(&mut self.out, |buf| owner::put_head(&fields, buf));
+        request.send_head(&fields, &mut self.out);
         request.output.finish(&mut self.out);
         if core::mem::take(&mut request.receiving) {
             let code = H3Code::NO_ERROR;

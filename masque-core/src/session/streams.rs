@@ -133,10 +133,13 @@ impl Session {
                     Role::Server => self.request(stream, &section),
                 },
                 Ok(Some(Found::Capsule(capsule))) => match request.tunnel {
-                    Some(tunnel) => request
-                        .capsules
-                        .judge(tunnel, capsule)
-                        .map(|received| self.received(stream, received)),
+                    Some(tunnel) => {
+                        self.out.capsule_received(stream, &capsule);
+                        request
+                            .capsules
+                            .judge(tunnel, capsule)
+                            .map(|received| self.received(stream, received))
+                    }
                     None => Ok(()),
                 },
                 Ok(Some(Found::Fin)) => {

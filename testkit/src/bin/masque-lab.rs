@@ -1,11 +1,15 @@
 //! masque-lab: runs and steps simulated worlds.
 
-use std::io::{self, BufWriter};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use masque_testkit::hostile::probe::{self, Probe, ProbeError};
-use masque_testkit::lab::{self, Comparison, LabError, Scenario};
+use masque_testkit::lab::{
+    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Scenario, Sweeping,
+};
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
 #[derive(Parser)]
@@ -19,12 +23,17 @@ struct Cli {
 enum Command {
     /// Runs the scenario to its end and says what came of it.
     Run {
-        /// Print every input and output.
-        #[arg(long)]
-        trace: bool,
+        #[command(flatten)]
+        outputs: Outputs,
         #[command(flatten)]
         scenario: Scenario,
     },
+    /// Shows where two traces part.
+    Diff(Comparing),
+    /// Runs the scenario and draws a ladder diagram and plots, as SVG.
+    Draw(Drawing),
+    /// Says in words what bytes mean.
+    Explain(Question),
     /// Judges tunnels on named paths: goodput, voice beside it, and what they leave to others.
     Profiles {
         #[command(flatten)]
@@ -38,21 +47,42 @@ enum Command {
     /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
     /// the rules; fails if it breaks one itself.
     Probe(Box<Probe>),
-    /// Takes one input at a time; commands come from standard input.
+    /// Runs many seeds on many paths and writes a page about them.
+    Sweep(Sweeping),
+    /// Takes one input at a time, on the terminal, or by commands from a script or from standard input.
     Step {
+        /// A file of commands, one per line.
+        #[arg(long)]
+        script: Option<PathBuf>,
         #[command(flatten)]
         scenario: Scenario,
     },
+}
+
+fn step(
+    script: Option<PathBuf>,
+    scenario: &Scenario,
+    out: &mut impl Write,
+) -> Result<(), LabError> {
+    match script {
+        Some(path) => lab::step(scenario, BufReader::new(File::open(path)?), out),
+        None if io::stdin().is_terminal() => lab::terminal(scenario),
+        None => lab::step(scenario, io::stdin().lock(), out),
+    }
 }
 
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match Cli::parse().command {
         Command::Probe(options) => return judge(&options, &mut out),
-        Command::Run { trace, scenario } => lab::run(&scenario, trace, &mut out),
+        Command::Run { outputs, scenario } => lab::run(&scenario, &outputs, &mut out),
+        Command::Diff(what) => lab::diff(&what, &mut out),
+        Command::Draw(what) => lab::draw(&what, &mut out),
+        Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
-        Command::Step { scenario } => lab::step(&scenario, io::stdin().lock(), &mut out),
+        Command::Sweep(what) => lab::sweep(&what, &mut out),
+        Command::Step { script, scenario } => step(script, &scenario, &mut out),
     };
     drop(out);
     match result {

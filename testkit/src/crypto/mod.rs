@@ -14,4 +14,4 @@ pub mod seeded;
 mod tests;
 mod tls;
 
-pub use tls::{ALPN, Authority, TlsError};
+pub use tls::{ALPN, Authority, Secrets, TlsError};

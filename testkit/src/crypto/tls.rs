@@ -1,6 +1,7 @@
 //! What [`super::real`] and [`super::seeded`] share: certificates and rustls configurations.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use masque_core::endpoint::Identity;
@@ -45,6 +46,30 @@ pub enum TlsError {
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     source: Box<dyn Source>,
+    secrets: Arc<Secrets>,
+}
+
+/// The secrets of every connection of an authority's configurations, in the NSS key log format, which
+/// Wireshark reads.
+#[derive(Debug, Default)]
+pub struct Secrets(Mutex<BTreeSet<String>>);
+
+impl Secrets {
+    /// One line per secret, each once, in order.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+impl rustls::KeyLog for Secrets {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let line = format!("{label} {} {}", hex(client_random), hex(secret));
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.insert(line);
+    }
 }
 
 /// Where keys and providers come from: the operating system, or a seed.
@@ -62,7 +87,18 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, source.key("ca")?)?;
-        Ok(Self { issuer, source })
+        let secrets = Arc::default();
+        Ok(Self {
+            issuer,
+            source,
+            secrets,
+        })
+    }
+
+    /// Where the secrets of all connections of its configurations are collected.
+    #[must_use]
+    pub fn secrets(&self) -> Arc<Secrets> {
+        self.secrets.clone()
     }
 
     /// The authority's own certificate.
@@ -122,6 +158,7 @@ impl Authority {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate], key)?;
+        config.key_log = self.secrets.clone();
         config.alpn_protocols = vec![ALPN.to_vec()];
         if resumable {
             config.session_storage = ServerSessionMemoryCache::new(256);
@@ -150,6 +187,19 @@ impl Authority {
         identity: Option<&Identity>,
         lasting: Option<Duration>,
     ) -> Result<Arc<QuicClientConfig>, TlsError> {
+        self.client_with(identity, lasting, false)
+    }
+
+    /// The same, which resumes its sessions if `resuming` and the server lets it.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn client_with(
+        &self,
+        identity: Option<&Identity>,
+        lasting: Option<Duration>,
+        resuming: bool,
+    ) -> Result<Arc<QuicClientConfig>, TlsError> {
         let label = identity.map_or("anonymous", |identity| &identity.0);
         let builder = rustls::ClientConfig::builder_with_details(
             self.source.provider(label),
@@ -168,9 +218,12 @@ impl Authority {
             }
             None => builder.with_no_client_auth(),
         };
+        config.key_log = self.secrets.clone();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Does nothing where the server gives no tickets.
-        config.resumption = Resumption::in_memory_sessions(8);
+        config.resumption = match resuming {
+            true => Resumption::in_memory_sessions(8),
+            false => Resumption::disabled(),
+        };
         Ok(Arc::new(QuicClientConfig::try_from(config)?))
     }
 

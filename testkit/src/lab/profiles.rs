@@ -38,6 +38,9 @@ pub struct Comparison {
     /// Voice beside the bulk flows.
     #[arg(long)]
     pub voice: bool,
+    /// It begins so many seconds before them.
+    #[arg(long, default_value_t = -0.5, allow_negative_numbers = true)]
+    pub voice_before: f64,
     /// A flow outside the tunnel on the same path.
     #[arg(long)]
     pub rival: Option<ControlArg>,
@@ -127,6 +130,7 @@ impl Comparison {
                                         DirectionArg::Down => End::Server,
                                     },
                                     voice: self.voice,
+                                    voice_before: self.voice_before,
                                     rival: self.rival.map(Into::into),
                                     rival_after: self.rival_after,
                                     length: Duration::from_secs_f64(self.secs.max(0.1)),

@@ -3,50 +3,55 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use super::{LIMIT, LabError, Scenario};
-use crate::scenario::Star;
+use super::{LabError, Outputs, Scenario};
+use crate::world::{InnerHost, World};
 
-/// Runs a scenario to its end; writes the trace if wanted, then the summary.
+/// Runs a scenario to its end; writes what is wanted, then the summary.
 ///
 /// # Errors
 /// [`LabError`].
-pub fn run(scenario: &Scenario, trace: bool, out: &mut impl Write) -> Result<(), LabError> {
-    let mut star = scenario.build(trace)?;
-    star.world.run_until(LIMIT);
-    if trace {
-        out.write_all(star.world.trace().text().as_bytes())?;
+pub fn run(scenario: &Scenario, outputs: &Outputs, out: &mut impl Write) -> Result<(), LabError> {
+    let mut stage = scenario.build(outputs.tracing())?;
+    let limit = stage.limit();
+    let world = stage.world_mut();
+    world.set_capturing(outputs.capturing());
+    world.run_until(limit);
+    outputs.write(world, out)?;
+    out.write_all(summary(world).as_bytes())?;
+    out.write_all(stage.metrics().as_bytes())?;
+    match stage.failures() {
+        none if none.is_empty() => Ok(()),
+        failures => Err(LabError::Expected(failures.join("; "))),
     }
-    out.write_all(summary(&star).as_bytes())?;
-    Ok(())
 }
 
 /// What came of a world: one line per node and link, and the fingerprint.
 #[must_use]
-pub fn summary(star: &Star) -> String {
-    let world = &star.world;
+pub fn summary(world: &World) -> String {
     let mut out = format!("# time {} us\n", world.now().as_micros());
     for id in world.nodes() {
-        let host = star.inner(id);
-        let mut trips = host.round_trips.clone();
-        trips.sort();
-        let median = trips.get(trips.len() / 2).copied().unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "# {}: echoes sent {} answered v4 {} v6 {} median {} us; requests answered {}; delivered {}",
-            world.node(id).name(),
-            host.sent,
-            host.replies_v4,
-            host.replies_v6,
-            median.as_micros(),
-            host.answered,
-            world.node(id).delivered(),
-        );
+        if let Some(host) = world.node(id).host::<InnerHost>() {
+            let mut trips = host.round_trips.clone();
+            trips.sort();
+            let median = trips.get(trips.len() / 2).copied().unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "# {}: echoes sent {} answered v4 {} v6 {} median {} us; requests answered {}; delivered {}",
+                world.node(id).name(),
+                host.sent,
+                host.replies_v4,
+                host.replies_v6,
+                median.as_micros(),
+                host.answered,
+                world.node(id).delivered(),
+            );
+        }
         for error in world.node(id).errors() {
             let _ = writeln!(out, "#   refused: {error}");
         }
     }
-    for client in &star.clients {
-        for (from, to) in [(*client, star.server), (star.server, *client)] {
+    for from in world.nodes() {
+        for to in world.nodes() {
             let Some(stats) = world.link_stats(from, to) else {
                 continue;
             };

@@ -118,7 +118,7 @@ impl Plan {
     pub(super) fn target(&self, keys: &Keys, client: usize) -> Result<Target, TlsError> {
         Ok(Target {
             config: ClientConfig {
-                crypto: keys.client(Some(&client_identity(client)), None)?,
+                crypto: keys.client(Some(&client_identity(client)), None, false)?,
                 template: template(),
                 port: PortId(0),
             },

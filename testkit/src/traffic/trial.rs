@@ -18,8 +18,8 @@ const INNER_MTU: usize = 1500;
 const PATH_MTU: usize = 1500;
 /// The tunnel is up and its path MTU found by then; traffic begins.
 const SETTLED: Duration = Duration::from_secs(6);
-/// Voice begins so long after the bulk flows, as in the rig.
-const VOICE_AFTER: Duration = Duration::from_millis(500);
+/// Voice begins so many seconds after the bulk flows, as on real networks, unless told otherwise.
+const VOICE_AFTER: f64 = 0.5;
 /// Between two points of the course.
 const POINT: Duration = Duration::from_millis(100);
 
@@ -86,6 +86,9 @@ pub struct Trial {
     pub from: End,
     /// Whether there is voice beside them.
     pub voice: bool,
+    /// How long before them it begins, in seconds; negative if after them. What little it sends is all a
+    /// tunnel then knows of its path.
+    pub voice_before: f64,
     /// A flow on the same path, outside of the tunnel.
     pub rival: Option<ControlKind>,
     /// How long after the others the rival begins; negative if before them.
@@ -107,6 +110,7 @@ impl Default for Trial {
             control: ControlKind::Cubic,
             from: End::Client,
             voice: false,
+            voice_before: -VOICE_AFTER,
             rival: None,
             rival_after: 0.0,
             length: Duration::from_secs(15),
@@ -221,7 +225,8 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         Subject::Raw => PATH_MTU,
         Subject::Tunnel(_) => tunnel_mtu(world, sender).min(INNER_MTU),
     };
-    let begin = world.now();
+    let quiet = world.now();
+    let begin = quiet + Duration::from_secs_f64(trial.voice_before.max(0.0));
     let end = begin + trial.length;
     let rival_begin = (begin.as_secs_f64() + trial.rival_after).max(0.0);
     let rival_begin = Duration::from_secs_f64(rival_begin).max(begin);
@@ -248,14 +253,15 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
     }
     let voice = trial.voice.then_some(VoicePlan {
         way,
-        begin: begin + VOICE_AFTER,
+        begin: begin.max(quiet + Duration::from_secs_f64((-trial.voice_before).max(0.0))),
         end,
     });
     for node in [client, server] {
         let host: &mut TrafficHost = world.node_mut(node).host_mut().expect("set above");
         host.plan(&plans, voice);
-        world.schedule(begin, Input::Wake { node, token: 0 });
+        world.schedule(quiet, Input::Wake { node, token: 0 });
     }
+    world.run_until(begin);
     for change in &trial.changes {
         let mut config = trial.profile.link;
         config.queue = scaled(

@@ -8,6 +8,7 @@ use masque_core::wire::offload::VnetHdr;
 use super::host::{Action, Host, HostCx};
 use super::link::{Loss, overhead};
 use super::router::{RouterId, Transit};
+use super::trace::Place;
 use super::{Input, NodeId, Tapped, World};
 use crate::packet;
 
@@ -125,7 +126,8 @@ impl World {
     pub(super) fn log_endpoint(&mut self, id: NodeId, endpoint: &mut Endpoint) {
         if self.trace.is_on() {
             for event in endpoint.take_trace() {
-                self.log(id, event);
+                let name = &self.nodes[id.0].name;
+                self.trace.core(self.now, name, event);
             }
         }
     }
@@ -171,7 +173,9 @@ impl World {
         ecn: Option<Ecn>,
         data: &[u8],
     ) {
-        self.trace.bytes(self.now, b'u', data);
+        let name = &self.nodes[id.0].name;
+        let place = Place::Sent { from, to };
+        self.trace.packet(self.now, name, place, data);
         if let Some(tap) = &mut self.tap {
             tap.push(Tapped {
                 at: self.now,
@@ -271,7 +275,8 @@ impl World {
     }
 
     fn deliver(&mut self, id: NodeId, port: PortId, header: VnetHdr, packet: &[u8]) {
-        self.trace.bytes(self.now, b't', packet);
+        let name = &self.nodes[id.0].name;
+        self.trace.packet(self.now, name, Place::OutOfTun, packet);
         self.log(id, format_args!("-> tun {}", packet::summary(packet)));
         let node = &mut self.nodes[id.0];
         let config = node.config.ports.iter().find(|config| config.id == port);

@@ -100,6 +100,15 @@ pub enum Input {
         /// Whether the endpoint is told; it is not when a NAT did it.
         tell: bool,
     },
+    /// A socket's network is gone, or back: nothing leaves by it or arrives there meanwhile.
+    Socket {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        socket: SocketId,
+        /// Whether it is there.
+        up: bool,
+    },
     /// A datagram is at a router.
     Transit(Box<Transit>),
     /// A datagram from behind a router reaches the open network.
@@ -124,15 +133,6 @@ pub enum Input {
         to: NodeId,
         /// How it is from now on.
         config: LinkConfig,
-    },
-    /// A socket's network is gone, or back: nothing leaves by it or arrives there meanwhile.
-    Socket {
-        /// Whose.
-        node: NodeId,
-        /// Which.
-        socket: SocketId,
-        /// Whether it is there.
-        up: bool,
     },
     /// A node stops without a word.
     Stop {

@@ -19,6 +19,7 @@
 //! - what `invariants.rs` says of packets, addresses, routes, rules and queues.
 
 mod deed;
+mod direction;
 mod drive;
 mod host;
 mod input;
@@ -28,11 +29,13 @@ mod node;
 mod router;
 mod shards;
 mod stranger;
+mod tamper;
 mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -40,14 +43,16 @@ use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, T
 use masque_core::wire::offload::VnetHdr;
 
 pub use deed::Deed;
+pub use direction::{Delivery, Direction};
 pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
 pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
-pub use trace::Trace;
+pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 
+use crate::crypto::Secrets;
 use crate::packet;
 use crate::seed::Seed;
 use link::Link;
@@ -104,9 +109,9 @@ pub struct World {
     nodes: Vec<Node>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     groups: Vec<Group>,
-    routers: Vec<router::Router>,
     /// What has arrived at addresses that belong to no node.
     strangers: BTreeMap<SocketAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
+    routers: Vec<router::Router>,
     queue: BTreeMap<(Duration, u64), Input>,
     sequence: u64,
     deadlines_at_once: u32,
@@ -114,6 +119,7 @@ pub struct World {
     stats: WorldStats,
     trace: Trace,
     watch: invariants::Watch,
+    secrets: Option<Arc<Secrets>>,
     tap: Option<Vec<Tapped>>,
 }
 
@@ -128,14 +134,15 @@ impl World {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             groups: Vec::new(),
-            routers: Vec::new(),
             strangers: BTreeMap::new(),
+            routers: Vec::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             deadlines_at_once: 0,
             max_segments: NonZeroUsize::new(10).expect("10 is not 0"),
             stats: WorldStats::default(),
             trace: Trace::default(),
+            secrets: None,
             tap: None,
             watch: invariants::Watch::default(),
         }
@@ -459,6 +466,8 @@ impl World {
                 if self.nodes[node.0].endpoint.is_some() {
                     self.watch_packet(node, &data);
                 }
+                let name = &self.nodes[node.0].name;
+                self.trace.packet(self.now, name, Place::IntoTun, &data);
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
@@ -617,6 +626,9 @@ impl World {
             self.stats.nobody_home += 1;
             return (None, format!("{words}: nobody home"));
         };
+        let name = &self.nodes[id.0].name;
+        let place = Place::Received { from, to };
+        self.trace.packet(self.now, name, place, data);
         let meta = RecvMeta {
             socket,
             remote: from,

@@ -84,6 +84,12 @@ impl Node {
         &self.name
     }
 
+    /// Whether its endpoint is a client's.
+    #[must_use]
+    pub fn config_is_client(&self) -> bool {
+        self.config.server.is_none()
+    }
+
     /// The addresses of its sockets.
     #[must_use]
     pub fn sockets(&self) -> &[SocketAddr] {

@@ -264,3 +264,16 @@ fn filters_forget_what_is_old() {
     }
     assert_eq!(largest.get(), 2.0);
 }
+
+#[test]
+fn a_trickle_before_the_first_flow_leaves_the_window_alone_where_delay_wanders() {
+    let mut path = Path::new(20_000_000, Duration::from_millis(50));
+    let trickle = 11 * MTU;
+    path.run(Duration::from_secs(1), trickle);
+    let before = path.control.window();
+    for (second, delay) in [(2, 80), (3, 50), (4, 75)] {
+        path.delay = delay * MS;
+        path.run(Duration::from_secs(second), trickle);
+    }
+    assert!(path.control.window() >= before, "{}", path.control.window());
+}

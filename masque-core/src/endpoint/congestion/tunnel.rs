@@ -14,8 +14,12 @@ const INITIAL: u64 = 16;
 /// Where the path is long, the window begins with this many bytes per second instead: the pacer spreads
 /// it, and flows inside begin gently themselves.
 const INITIAL_RATE: f64 = 10e6 / 8.0;
-/// And more where a round trip is long, for there doublings are dear: twice as much at this one.
-const LONG: Duration = Duration::from_millis(200);
+/// And more where a round trip is long, for there doublings are dear: twice as much at this one, four times at
+/// most.
+const LONG: Duration = Duration::from_millis(100);
+/// Less than this part of the window per round trip is a trickle: a call, handshakes of flows that are about
+/// to begin, acknowledgements of flows the other way. Where delay wanders, it can look like a queue.
+const TRICKLE: f64 = 4.0;
 /// How far ahead of the rate seen so far the window is while starting up.
 const AHEAD: f64 = 3.0;
 /// The least window, in packets.
@@ -192,7 +196,7 @@ impl Tunnel {
         if !self.started {
             self.started = true;
             let trip = sample.as_secs_f64().min(1.0);
-            let start = INITIAL_RATE * trip * (1.0 + trip / LONG.as_secs_f64());
+            let start = INITIAL_RATE * trip * (1.0 + (trip / LONG.as_secs_f64()).min(3.0));
             self.set(self.window.max(start));
         }
         if matches!(self.phase, Phase::Startup { .. }) && !self.is_late() {
@@ -269,17 +273,20 @@ impl Tunnel {
         let excess = self.loss > LOSS_LIMIT && interval.samples >= 16;
         match self.phase {
             Phase::Startup { flat, best } => {
-                let grown = rate >= best * 1.25 || !interval.is_limited(0.9);
+                // A trickle has made no queue, and says nothing of what the path holds.
+                let used = interval.acked as f64 >= self.window / TRICKLE;
+                let limited = |share| used && interval.is_limited(share);
+                let grown = rate >= best * 1.25 || !limited(0.9);
                 let flat = if grown { 0 } else { flat + 1 };
                 let stands = queue > self.target() && interval.samples >= 8;
                 self.phase = Phase::Startup {
                     flat,
                     best: best.max(rate),
                 };
-                if stands && !interval.is_limited(0.5) {
+                if stands && used && !limited(0.5) {
                     self.tighten(0.0);
                 }
-                if interval.is_limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
+                if limited(0.5) && (stands && flat >= 1 || flat >= 3) || excess {
                     self.phase = Phase::Steady;
                     // What was measured before the window is cut: whether a queue is ours is seen then.
                     self.run = (queue > self.target()).then_some(Run {

@@ -41,6 +41,13 @@ pub fn tag(parts: &[&[u8]]) -> [u8; TAG_LEN] {
     out
 }
 
+/// A tag that every receiver takes for good, whatever its keys: so a laboratory changes packets on
+/// their way.
+#[must_use]
+pub fn forged_tag(header: &[u8], payload: &[u8]) -> [u8; TAG_LEN] {
+    tag(&[b"forged", header, payload])
+}
+
 /// Each lane's step is a bijection of lane and of word: a difference once made never vanishes by
 /// equal input.
 fn mix(lanes: &mut [u64; 2], word: u64) {
@@ -80,7 +87,7 @@ impl PacketKey for NullPacketKey {
     ) -> Result<(), CryptoError> {
         let length = payload.len().checked_sub(TAG_LEN).ok_or(CryptoError)?;
         let (body, found) = payload.split_at(length);
-        if self.tag(packet, header, body) != *found {
+        if self.tag(packet, header, body) != *found && forged_tag(header, body) != *found {
             return Err(CryptoError);
         }
         payload.truncate(length);
