@@ -118,8 +118,8 @@ pub struct World {
     max_segments: NonZeroUsize,
     stats: WorldStats,
     trace: Trace,
-    watch: invariants::Watch,
     secrets: Option<Arc<Secrets>>,
+    watch: invariants::Watch,
     tap: Option<Vec<Tapped>>,
 }
 
@@ -463,11 +463,11 @@ impl World {
             Input::Packet { node, port, data } => {
                 let node = self.steer_packet(node, &data);
                 let words = format!("<- tun {}", packet::summary(&data));
+                let name = &self.nodes[node.0].name;
+                self.trace.packet(self.now, name, Place::IntoTun, &data);
                 if self.nodes[node.0].endpoint.is_some() {
                     self.watch_packet(node, &data);
                 }
-                let name = &self.nodes[node.0].name;
-                self.trace.packet(self.now, name, Place::IntoTun, &data);
                 self.tell(node, &words, |endpoint, now| {
                     let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
                     let count = accepted.queued + accepted.dropped;
