@@ -27,6 +27,8 @@ impl World {
     /// left.
     pub fn drop_next(&mut self) -> Option<(Duration, Input)> {
         self.peek()?;
+        // What becomes of a packet that was taken away is not ours to say.
+        self.watch_nothing();
         let ((at, _), input) = self.queue.pop_first()?;
         self.watch_nothing();
         Some((at, input))
