@@ -35,8 +35,8 @@ fn bytes_of(clients: usize) -> f64 {
 /// With TLS and a client certificate, some time after both directions were loaded. What a server has
 /// once does not count: the difference between two numbers of clients does.
 #[test]
-fn an_idle_tunnel_keeps_no_more_than_24_kilobytes() {
+fn an_idle_tunnel_keeps_no_more_than_27_kilobytes() {
     let (few, many) = (20, 100);
     let each = (bytes_of(many) - bytes_of(few)) / (many - few) as f64;
-    assert!((8_000.0..24_000.0).contains(&each), "{each} bytes");
+    assert!((8_000.0..27_000.0).contains(&each), "{each} bytes");
 }
