@@ -30,7 +30,6 @@ impl World {
         // What becomes of a packet that was taken away is not ours to say.
         self.watch_nothing();
         let ((at, _), input) = self.queue.pop_first()?;
-        self.watch_nothing();
         Some((at, input))
     }
 
