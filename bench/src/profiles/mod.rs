@@ -3,8 +3,8 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`scenario`], [`handover`] | the tests |
-//! | [`running`] | the probes of a lab, among them the element that is the bad network |
+//! | [`scenario`], `handover` | the tests |
+//! | `running` | the probes of a lab, among them the element that is the bad network |
 //! | [`record`] | raw numbers |
 //! | [`report`], [`goals`], [`plots`] | tables; what must be reached; curves over time |
 
