@@ -1,4 +1,4 @@
-//! Worlds ready to run: in code ([`star`]) or from files ([`file`], [`play`]).
+//! Worlds ready to run: in code ([`star`]) or from files ([`mod@file`], [`play`]).
 
 pub mod file;
 pub mod play;

@@ -93,7 +93,7 @@ pub trait App: Any {
     /// A packet arrived; `false` if it is somebody else's.
     fn on_packet(&mut self, cx: &mut AppCx<'_, '_>, packet: &[u8]) -> bool;
 
-    /// The time asked for by [`AppCx::wake`] has come, or an earlier one.
+    /// The time asked for by [`AppCx::wake_at`] has come, or an earlier one.
     fn on_wake(&mut self, cx: &mut AppCx<'_, '_>);
 }
 
