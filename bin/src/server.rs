@@ -1,15 +1,17 @@
 //! The server: an [`App`] that gives clients addresses and forwards their packets.
 
 mod leases;
+mod names;
 mod shards;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use masque_adapter_kit::{App, Cx, Destinations, Offload, Pump};
+use masque_adapter_kit::{App, Controller, Cx, Destinations, Offload, Pump};
 use masque_core::endpoint::{
     Command, Config, ConnId, Event, Identity, PortId, ServerConfig, TunnelHandle,
 };
@@ -24,6 +26,7 @@ use crate::host::{GatewayAccess, HostNet, ServerNet, Table};
 use crate::runtime::Runtime;
 use crate::state::State;
 use leases::Leases;
+use names::Names;
 use shards::Resources;
 
 /// Runs a server until a signal ends it.
@@ -131,6 +134,7 @@ pub fn config(
                 .iter()
                 .map(|(_, template)| template.clone())
                 .collect(),
+            resolve_names: settings.resolve_names,
             ..settings.session.clone()
         },
         shard: None,
@@ -143,18 +147,26 @@ pub fn config(
 }
 
 /// What other threads may tell a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     /// Say goodbye to all clients, then end.
     Stop,
     /// Another shard has news of leases.
     Leases,
+    /// The addresses of the host name that a tunnel is asked for; none if it has none.
+    Resolved {
+        /// The tunnel asked for.
+        tunnel: TunnelHandle,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// The server's application, or that of one of its shards.
 pub struct ServerApp {
     shard: u16,
     leases: Leases,
+    names: Names,
     host: Option<HostNet>,
     destinations: Option<Destinations>,
     clients: BTreeMap<ConnId, Option<Identity>>,
@@ -178,12 +190,19 @@ impl ServerApp {
         Self {
             shard,
             leases,
+            names: Names::default(),
             host,
             destinations,
             clients: BTreeMap::new(),
             stopping: false,
             failure: None,
         }
+    }
+
+    /// Resolves host names that clients ask for, and hears of them by this controller of its own pump.
+    /// Without it they are refused.
+    pub fn resolve_names(&mut self, controller: Controller<Message>) {
+        self.names.answer_by(controller);
     }
 
     /// Writes the leases and restores the host. All shards have ended.
@@ -269,15 +288,19 @@ impl App for ServerApp {
             Event::Routes { tunnel, .. } => {
                 tracing::debug!(%tunnel, "client advertises routes");
             }
-            // The first is never asked for: `resolve_names` is off.
-            Event::NameWanted { .. } | Event::TunnelRefused { .. } | Event::HandedOver { .. } => {}
+            Event::NameWanted { tunnel, name } => self.names.wanted(cx, tunnel, name),
+            Event::TunnelRefused { .. } | Event::HandedOver { .. } => {}
             Event::ShutdownComplete => cx.stop(),
         }
     }
 
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Message) {
-        if message == Message::Leases {
-            return self.leases.collect(cx.now);
+        match message {
+            Message::Stop => {}
+            Message::Leases => return self.leases.collect(cx.now),
+            Message::Resolved { tunnel, addresses } => {
+                return self.names.resolved(cx, tunnel, addresses);
+            }
         }
         if std::mem::replace(&mut self.stopping, true) {
             return;

@@ -51,6 +51,10 @@ pub struct ServerFile {
     /// Destinations refused in any case.
     #[serde(default)]
     pub deny: Vec<Spanned<Prefix>>,
+    /// Whether clients may ask for tunnels to host names, which the server's resolver looks up; where they
+    /// lead is limited as ever.
+    #[serde(default = "yes")]
+    pub resolve_names: bool,
     /// Whether to translate client addresses to the server's own (nftables).
     #[serde(default = "no")]
     pub nat: Spanned<bool>,
@@ -143,6 +147,8 @@ pub struct ServerSettings {
     pub statics: Vec<StaticAssignment>,
     /// What clients may reach.
     pub access: Access,
+    /// Whether they may ask for host names.
+    pub resolve_names: bool,
     /// Whether to translate addresses.
     pub nat: bool,
     /// Whether hosts beyond the server may open connections to clients.
@@ -236,6 +242,7 @@ impl ServerFile {
             routes,
             statics,
             access,
+            resolve_names: self.resolve_names,
             nat: self.nat.into_inner(),
             inbound: self.allow_inbound,
             firewall: self.firewall,

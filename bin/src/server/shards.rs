@@ -129,7 +129,10 @@ impl Resources {
         if shards.get() == 1 {
             let io = members.next().unwrap_or_default();
             let app = ServerApp::new(state, Some(host));
-            return Ok(vec![app::pump(config, io, app)?]);
+            let mut pump = app::pump(config, io, app)?;
+            let controller = pump.controller();
+            pump.app_mut().resolve_names(controller);
+            return Ok(vec![pump]);
         }
         let shared = Shared::new(&config, shards);
         let (keeper, reporter) = Leases::shared(state, shared.clone());
@@ -152,6 +155,8 @@ impl Resources {
                 ..config.clone()
             };
             let mut pump = app::pump(config, io, app)?.with_post_box(post);
+            let controller = pump.controller();
+            pump.app_mut().resolve_names(controller);
             if number == 0 {
                 pump.set_steering_failures(self.failures);
             }

@@ -311,3 +311,28 @@ fn without_privileges_the_tun_cannot_be_made() {
         similar(&before, &world.client.snapshot());
     });
 }
+
+#[test]
+fn a_host_name_is_resolved_by_the_server_and_leads_to_no_place_that_is_forbidden() {
+    inside(|| {
+        let world = World::new(Egress::Routed);
+        for (server, words) in [
+            // It has addresses, and nobody is brought there.
+            ("", ["refuses", "status 403"]),
+            ("resolve_names = false", ["refuses", "status 502"]),
+        ] {
+            let server = world.start_server(Binary::Tokio, server);
+            let more = "target = \"localhost\"\nreconnect = false";
+            let config = world.client_config("alice", Underlay::V4, more);
+            fails(
+                &world.client,
+                Binary::Mio,
+                "client",
+                &config,
+                Exit::Refused,
+                &words,
+            );
+            server.stop();
+        }
+    });
+}

@@ -282,7 +282,7 @@ fn a_request_that_cannot_be_served_gets_its_status() {
         (404, "--header :path=/nowhere"),
         (404, "--header :path=/.well-known/masque/ip/*/*/more"),
         (404, "--header :method=GET --header :protocol="),
-        // 9484-4.1-03: names are not resolved here.
+        // Names are not resolved here.
         (502, "--target app.example"),
     ] {
         let arguments = format!("{arguments} --expect-status {status}");
