@@ -116,11 +116,16 @@ impl Masque {
 
     fn settings(&self, role: Role, device: &str, folder: &str) -> String {
         let own = self.variant.iter().flat_map(|variant| &variant.settings);
+        // Other tunnels over QUIC have Cubic, and are compared with by it.
+        let control = match own.clone().any(|line| line.contains("transport.congestion")) {
+            true => "",
+            false => "transport.congestion = \"cubic\"\n",
+        };
         let own: String = own
             .filter_map(|line| for_end(line, role))
             .map(|line| format!("{line}\n"))
             .collect();
-        format!("tun.name = {device:?}\ntun.run_dir = {folder:?}\n{own}")
+        format!("tun.name = {device:?}\ntun.run_dir = {folder:?}\n{control}{own}")
     }
 
     fn server(&self) -> String {
@@ -195,7 +200,7 @@ impl Subject for Masque {
         };
         let settings = match &self.variant {
             Some(variant) => variant.settings.join(", "),
-            None => "default settings".to_owned(),
+            None => "default settings, but Cubic".to_owned(),
         };
         Ok(format!("{}; {settings}", version(&program, "--version")))
     }

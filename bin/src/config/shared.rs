@@ -76,7 +76,6 @@ impl TunSection {
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
     /// RFC 9438.
-    #[default]
     Cubic,
     /// RFC 9002.
     NewReno,
@@ -84,7 +83,8 @@ pub enum Congestion {
     Bbr,
     /// A fixed rate: `rate` says which.
     Fixed,
-    /// Made for tunnels: by delay, not by loss.
+    /// Made for tunnels: by delay, not by loss (docs/congestion.md).
+    #[default]
     Tunnel,
 }
 
