@@ -117,7 +117,10 @@ impl Masque {
     fn settings(&self, role: Role, device: &str, folder: &str) -> String {
         let own = self.variant.iter().flat_map(|variant| &variant.settings);
         // Other tunnels over QUIC have Cubic, and are compared with by it.
-        let control = match own.clone().any(|line| line.contains("transport.congestion")) {
+        let control = match own
+            .clone()
+            .any(|line| line.contains("transport.congestion"))
+        {
             true => "",
             false => "transport.congestion = \"cubic\"\n",
         };
