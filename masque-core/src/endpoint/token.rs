@@ -111,12 +111,20 @@ mod tests {
     use super::super::types::ConnId;
     use super::*;
     use crate::session::TunnelId;
+    use crate::wire::fields::FieldList;
 
     fn tunnel(conn: u64) -> TunnelHandle {
         TunnelHandle {
             conn: ConnId(conn),
             tunnel: TunnelId(0),
         }
+    }
+
+    #[test]
+    fn the_field_that_carries_a_token_is_kept_out_of_traces() {
+        let mut fields = FieldList::default();
+        fields.push(FIELD, Token([7; 16]).to_field());
+        assert!(fields.0[0].is_secret());
     }
 
     proptest! {

@@ -11,14 +11,11 @@ use crate::wire::fields::FieldList;
 use crate::wire::settings::Settings;
 use crate::wire::varint::VarInt;
 
-/// Secrets have no place in a trace.
-const SECRET: [&[u8]; 3] = [b"authorization", b"proxy-authorization", b"cookie"];
-
 /// One field after another, secrets left out.
 pub(super) fn fields(fields: &FieldList) -> String {
     let each = fields.0.iter().map(|field| {
         let name = String::from_utf8_lossy(&field.name);
-        if SECRET.contains(&&field.name[..]) {
+        if field.is_secret() {
             return format!("{name}: ...");
         }
         let value = String::from_utf8_lossy(&field.value);

@@ -15,6 +15,15 @@ use syntax::is_token_byte;
 
 const CAPSULE_PROTOCOL: &[u8] = b"capsule-protocol";
 
+/// Fields whose values whoever reads them may use: credentials, and our own handover tokens.
+const SECRET: [&[u8]; 5] = [
+    b"authorization",
+    b"proxy-authorization",
+    b"cookie",
+    b"set-cookie",
+    b"masque-handover",
+];
+
 /// One field line. Bytes are kept as they came; [`RequestHead::parse`] and [`ResponseHead::parse`] judge them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Field {
@@ -32,6 +41,11 @@ impl Field {
             .len()
             .saturating_add(self.value.len())
             .saturating_add(32)
+    }
+
+    /// Whether the value has no place in a trace, nor in anybody's table (RFC 9204 §7.1.3).
+    pub(crate) fn is_secret(&self) -> bool {
+        SECRET.contains(&self.name.as_slice())
     }
 }
 

@@ -26,8 +26,9 @@ pub fn encode(fields: &FieldList, out: &mut Vec<u8>) {
     }
 }
 
-fn line(Field { name, value }: &Field, out: &mut Vec<u8>) {
-    let secret = is_secret(name);
+fn line(field: &Field, out: &mut Vec<u8>) {
+    let Field { name, value } = field;
+    let secret = field.is_secret();
     let (index, complete) = match static_table::find(name, value) {
         Match::Line(index) => (Some(index), !secret),
         Match::Name(index) => (Some(index), false),
@@ -63,14 +64,4 @@ fn string(flags: u8, prefix: Prefix, text: &[u8], out: &mut Vec<u8>) {
         prefix_int::encode(flags, prefix, length, out);
         out.extend_from_slice(text);
     }
-}
-
-fn is_secret(name: &[u8]) -> bool {
-    const SECRET: [&[u8]; 4] = [
-        b"authorization",
-        b"proxy-authorization",
-        b"cookie",
-        b"set-cookie",
-    ];
-    SECRET.contains(&name)
 }
