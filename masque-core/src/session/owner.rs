@@ -231,8 +231,5 @@ fn describe(command: &Command) -> (&'static str, Option<TunnelId>) {
 
 /// Whether a field section is larger than a peer takes, as RFC 9114 §4.2.2 counts.
 pub(super) fn exceeds(fields: &FieldList, limit: Option<u64>) -> bool {
-    let size = fields.0.iter().fold(0u64, |sum, field| {
-        sum.saturating_add((field.name.len() + field.value.len() + 32) as u64)
-    });
-    limit.is_some_and(|limit| size > limit)
+    limit.is_some_and(|limit| fields.size() as u64 > limit)
 }
