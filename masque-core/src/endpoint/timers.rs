@@ -31,18 +31,15 @@ impl Endpoint {
             && let Some((_, at)) = self.armed.first().filter(|(due, _)| *due <= now)
         {
             self.armed.set(at, None);
-            if let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) {
-                conn.armed = None;
-                due.push(at);
-            }
+            due.push(at);
         }
         for at in due.drain(..) {
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
                 continue;
             };
             let id = conn.id;
-            if self.trace.is_on() {
-                let reason = self.due_reason(now, at).name();
+            if let Some(due) = conn.armed.take().filter(|_| self.trace.is_on()) {
+                let reason = self.reason(due, at).name();
                 self.trace(Some(id), || What::Fired { reason });
             }
             let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
@@ -402,19 +399,6 @@ impl Endpoint {
                 }
             }
         }
-    }
-
-    /// Why a connection that is due was woken.
-    fn due_reason(&mut self, now: Instant, at: usize) -> TimerReason {
-        let Some(conn) = self.conns.get_mut(at).and_then(Option::as_mut) else {
-            return TimerReason::QueuedOutput;
-        };
-        let (quic, session) = conn.bridge.deadlines();
-        let passed = |due: Option<Instant>| due.filter(|due| *due <= now);
-        let own = [conn.handshake_by, conn.expires];
-        let due = [quic, session.map(|(at, _)| at)].into_iter().chain(own);
-        let due = due.filter_map(passed).min();
-        self.reason(due.unwrap_or(now), at)
     }
 
     fn reason(&mut self, due: Instant, at: usize) -> TimerReason {
