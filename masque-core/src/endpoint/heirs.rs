@@ -78,6 +78,22 @@ struct Search {
     narrow: bool,
 }
 
+impl Search {
+    fn new(now: Instant, socket: SocketId, remote: SocketAddr, told: bool) -> Self {
+        Self {
+            socket,
+            remote,
+            told,
+            since: now,
+            next: now,
+            heirs: Vec::new(),
+            chosen: None,
+            answered: false,
+            narrow: false,
+        }
+    }
+}
+
 impl Client {
     fn new(target: Target, heir_of: Option<ConnId>) -> Self {
         Self {
@@ -260,17 +276,7 @@ impl Endpoint {
         if let Some(before) = client.search.take() {
             self.to_discard.extend(before.heirs);
         }
-        client.search = Some(Search {
-            socket,
-            remote,
-            told: true,
-            since: now,
-            next: now,
-            heirs: Vec::new(),
-            chosen: None,
-            answered: false,
-            narrow: false,
-        });
+        client.search = Some(Search::new(now, socket, remote, true));
         if lost && remote.is_ipv4() == conn.remote.is_ipv4() {
             conn.socket = socket;
             conn.bridge.rebound();
@@ -302,17 +308,9 @@ impl Endpoint {
                 "another connection took its place",
             );
         }
-        client.search.get_or_insert_with(|| Search {
-            socket,
-            remote,
-            told: false,
-            since: now,
-            next: now,
-            heirs: Vec::new(),
-            chosen: None,
-            answered: false,
-            narrow: false,
-        });
+        client
+            .search
+            .get_or_insert_with(|| Search::new(now, socket, remote, false));
         self.begin_heir(now, at);
     }
 
@@ -416,20 +414,19 @@ impl Endpoint {
         };
         let round_trip = conn.bridge.round_trip();
         let id = conn.id;
-        let token = self.change_search(of, |search| {
+        let chosen = self.change_search(of, |search| {
             if search.chosen.is_some() || !search.heirs.contains(&id) {
                 return None;
             }
             search.chosen = Some(id);
             search.next = now + patience(round_trip);
-            let chosen = std::mem::replace(&mut search.heirs, vec![id]);
-            Some(chosen.into_iter().filter(|heir| *heir != id).collect())
+            Some(std::mem::replace(&mut search.heirs, vec![id]))
         });
-        let Some(Some(others)) = token else {
+        let Some(heirs) = chosen.flatten() else {
             self.to_discard.push(id);
             return;
         };
-        let others: Vec<ConnId> = others;
+        let others = heirs.into_iter().filter(|heir| *heir != id);
         self.to_discard.extend(others);
         let token = self
             .conn(of)
