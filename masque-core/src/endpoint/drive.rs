@@ -179,7 +179,7 @@ impl Endpoint {
             self.admission.done(conn.pays.take());
             self.tell_closed(&mut conn, CloseReason::Local);
             self.admission.left();
-            self.turns.forget(&mut conn);
+            self.turns.know(&mut conn, None);
             self.ids.remove(&conn.id);
             self.armed.set(at, None);
             return;

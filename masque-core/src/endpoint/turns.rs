@@ -128,11 +128,6 @@ impl Turns {
             *self.known.entry(new).or_default() += 1;
         }
     }
-
-    /// A connection is forgotten.
-    pub(super) fn forget(&mut self, conn: &mut Conn) {
-        self.know(conn, None);
-    }
 }
 
 impl Conn {
