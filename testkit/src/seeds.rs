@@ -4,7 +4,6 @@
 //! A seed and the name of a path decide everything: how many shards the server has, whether there are
 //! NATs, what clients do, and what the links do to them ([`crate::fuzz::world`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -98,14 +97,11 @@ pub fn run(seeds: &Seeds) -> Report {
                     let seed = seeds.first.wrapping_add(nth);
                     let path = seeds.path.unwrap_or_else(|| path_of(seed));
                     let command = command(seed, path);
-                    witness::reproduce_with(Some(command.clone()));
-                    let result = catch_unwind(AssertUnwindSafe(|| run_one(seed, path)));
-                    witness::reproduce_with(None);
-                    if let Err(payload) = result {
+                    if let Err(message) = witness::attempt(&command, || run_one(seed, path)) {
                         let failure = Failure {
                             seed,
                             path,
-                            message: message(&*payload),
+                            message,
                             command,
                         };
                         let mut failures = failures.lock().expect("nobody panics with it");
@@ -122,10 +118,4 @@ pub fn run(seeds: &Seeds) -> Report {
         failures,
         took: begun.elapsed(),
     }
-}
-
-fn message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without words").to_owned()
 }
