@@ -4,7 +4,6 @@
 //! A seed and the name of a path decide everything: how many shards the server has, whether there are
 //! NATs, what clients do, and what the links do to them ([`crate::fuzz::world`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -81,9 +80,9 @@ pub fn run_one(seed: u64, path: &'static str) {
     world::run(&plan.expect("bytes never run out"));
 }
 
-/// Runs them all, telling `done` of each. Where panics abort, the first failure ends the process, with
-/// the command that shows it again.
-pub fn run(seeds: &Seeds, done: impl Fn(u64) + Sync) -> Report {
+/// Runs them all. Where panics abort, the first failure ends the process, with the command that shows it
+/// again.
+pub fn run(seeds: &Seeds) -> Report {
     let begun = Instant::now();
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
@@ -98,20 +97,16 @@ pub fn run(seeds: &Seeds, done: impl Fn(u64) + Sync) -> Report {
                     let seed = seeds.first.wrapping_add(nth);
                     let path = seeds.path.unwrap_or_else(|| path_of(seed));
                     let command = command(seed, path);
-                    witness::reproduce_with(Some(command.clone()));
-                    let result = catch_unwind(AssertUnwindSafe(|| run_one(seed, path)));
-                    witness::reproduce_with(None);
-                    if let Err(payload) = result {
+                    if let Err(message) = witness::attempt(&command, || run_one(seed, path)) {
                         let failure = Failure {
                             seed,
                             path,
-                            message: message(&*payload),
+                            message,
                             command,
                         };
                         let mut failures = failures.lock().expect("nobody panics with it");
                         failures.push(failure);
                     }
-                    done(nth);
                 }
             });
         }
@@ -123,10 +118,4 @@ pub fn run(seeds: &Seeds, done: impl Fn(u64) + Sync) -> Report {
         failures,
         took: begun.elapsed(),
     }
-}
-
-fn message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without words").to_owned()
 }

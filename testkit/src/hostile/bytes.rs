@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use masque_core::wire::fields::{Field, FieldList};
 use masque_core::wire::qpack;
 use masque_core::wire::varint::VarInt;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::packet;
 
 /// A piece of what is sent.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Piece {
     /// Bytes as hexadecimal digits; spaces are for the reader.
@@ -20,7 +20,7 @@ pub enum Piece {
 }
 
 /// Bytes made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Made {
     /// A variable-length integer.
@@ -56,7 +56,7 @@ pub enum Made {
 }
 
 /// The same over and over.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
     /// How often.
@@ -66,14 +66,14 @@ pub struct Repeat {
 }
 
 /// A type, a length and a value.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Frame {
     /// The type.
     #[serde(rename = "type")]
     pub ty: u64,
     /// The length announced, if it is not that of the value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub length: Option<u64>,
     /// The value.
     #[serde(default)]
@@ -81,25 +81,21 @@ pub struct Frame {
 }
 
 /// What is different from a good message.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Change {
     /// Fields whose value is another.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<(String, String)>,
     /// Fields left out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drop: Vec<String>,
     /// Fields at the end.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add: Vec<(String, String)>,
     /// A field at the end whose value is so many characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub padding: Option<usize>,
 }
 
 /// Many ADDRESS_REQUEST capsules.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requests {
     /// How many.
@@ -114,11 +110,11 @@ const fn one() -> u64 {
 }
 
 /// A UDP packet of IP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Packet {
     /// From where; without it, from the address that was assigned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub from: Option<IpAddr>,
     /// To where.
     pub to: IpAddr,

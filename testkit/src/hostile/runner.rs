@@ -36,6 +36,9 @@ pub struct Runner {
     /// Where the script's own steps begin.
     own: usize,
     at: usize,
+    /// When the connection was begun.
+    begun: Option<Instant>,
+    /// When the step was.
     since: Option<Instant>,
     progress: Progress,
     wake: Option<Instant>,
@@ -89,6 +92,7 @@ impl Runner {
             steps,
             own,
             at: 0,
+            begun: None,
             since: None,
             progress: Progress::default(),
             wake: None,
@@ -150,18 +154,15 @@ impl Runner {
         }
         self.forget_aborted();
         if !self.peer.is_connected() {
-            let since = *self.since.get_or_insert(now);
+            let begun = *self.begun.get_or_insert(now);
             if let Some(words) = self.closed_words() {
                 return self.end(now, Verdict::Skipped, format!("no connection: {words}"));
             }
-            if now >= since + self.patience {
+            if now >= begun + self.patience {
                 return self.end(now, Verdict::Skipped, "no connection".to_owned());
             }
-            self.wake = Some(since + self.patience);
+            self.wake = Some(begun + self.patience);
             return;
-        }
-        if self.at == 0 && self.progress.bytes.is_none() {
-            self.since = None;
         }
         loop {
             let Some(step) = self.steps.get(self.at).cloned() else {

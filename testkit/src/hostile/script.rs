@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::bytes::Piece;
 
 /// A file of scripts.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scripts {
     /// The scripts, in order.
@@ -55,7 +55,7 @@ impl Subject {
 }
 
 /// Where the steps begin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
     /// QUIC is up; nothing has been said.
@@ -71,7 +71,7 @@ pub enum Start {
 }
 
 /// What a script needs beside QUIC and HTTP/3.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// The subject's limits are those of our defaults: not asked of others.
@@ -83,17 +83,14 @@ pub enum Need {
 }
 
 /// The transport parameters the script's side offers.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Offer {
     /// Whether DATAGRAM frames are taken.
-    #[serde(skip_serializing_if = "is_true")]
     pub datagrams: bool,
     /// How many unidirectional streams the subject may open.
-    #[serde(skip_serializing_if = "is_many")]
     pub uni_streams: u32,
     /// Bytes per stream that may be on their way.
-    #[serde(skip_serializing_if = "is_wide")]
     pub window: u32,
 }
 
@@ -107,50 +104,8 @@ impl Default for Offer {
     }
 }
 
-impl Offer {
-    fn is_usual(&self) -> bool {
-        self.datagrams && is_many(&self.uni_streams) && is_wide(&self.window)
-    }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_true(it: &bool) -> bool {
-    *it
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_false(it: &bool) -> bool {
-    !*it
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_many(it: &u32) -> bool {
-    *it == 16
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_wide(it: &u32) -> bool {
-    *it == 1 << 20
-}
-
-fn is_default<T: Default + PartialEq>(it: &T) -> bool {
-    *it == T::default()
-}
-
 /// One script.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     /// Unique among all scripts.
@@ -165,17 +120,17 @@ pub struct Script {
     #[serde(default)]
     pub start: Start,
     /// What it needs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub needs: Vec<Need>,
     /// The transport parameters offered.
-    #[serde(default, skip_serializing_if = "Offer::is_usual")]
+    #[serde(default)]
     pub offer: Offer,
     /// What is done and expected.
     pub steps: Vec<Step>,
 }
 
 /// Something done or expected. An expectation takes what it matches: the next one looks at the rest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Writes to a stream.
@@ -228,7 +183,7 @@ pub enum Step {
 }
 
 /// Bytes for a stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
     /// The stream.
@@ -236,32 +191,32 @@ pub struct Write {
     /// What.
     pub bytes: Vec<Piece>,
     /// So many bytes at a time, each in a packet of its own; 0 is all at once.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub split: usize,
     /// Milliseconds between those.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub every: u64,
     /// End the stream after it.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub fin: bool,
     /// Go on with the next step when the subject takes no more, or has stopped the stream.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub may_block: bool,
 }
 
 /// A QUIC DATAGRAM.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Send {
     /// The stream whose quarter ID goes in front; without it, `bytes` are all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub stream: Option<String>,
     /// What.
     pub bytes: Vec<Piece>,
 }
 
 /// A stream and a code.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Abort {
     /// The stream.
@@ -271,7 +226,7 @@ pub struct Abort {
 }
 
 /// A code.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Close {
     /// The application error code.
@@ -279,7 +234,7 @@ pub struct Close {
 }
 
 /// Steps over and over.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Times {
     /// How often.
@@ -289,24 +244,24 @@ pub struct Times {
 }
 
 /// The connection is closed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Closed {
     /// The application error code.
     pub code: u64,
     /// Whether the standard names the code.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[serde(default = "yes")]
     pub strict: bool,
     /// Whether the standard leaves it to the subject to notice.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub optional: bool,
     /// Milliseconds until then at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub within: Option<u64>,
 }
 
 /// A stream is reset, stopped or both.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Aborted {
     /// The stream.
@@ -314,90 +269,90 @@ pub struct Aborted {
     /// The application error code.
     pub code: u64,
     /// Whether the standard names the code.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[serde(default = "yes")]
     pub strict: bool,
     /// Whether the standard leaves it to the subject to notice.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub optional: bool,
     /// A status of this one's class in its place (RFC 9114 §4.1.2).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub or_status: Option<u16>,
     /// Milliseconds until then at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub within: Option<u64>,
 }
 
 /// A response.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answered {
     /// The stream.
-    #[serde(default = "request", skip_serializing_if = "is_request")]
+    #[serde(default = "request")]
     pub stream: String,
     /// Which statuses it may have; empty is any of 200 to 299.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub status: Vec<u16>,
     /// Fields it has, and what their value contains.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub fields: Vec<(String, String)>,
     /// Fields it does not have.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub without: Vec<String>,
     /// Whether the standard names the status.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[serde(default = "yes")]
     pub strict: bool,
     /// Milliseconds until then at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub within: Option<u64>,
 }
 
 /// A capsule.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capsule {
     /// The stream.
-    #[serde(default = "request", skip_serializing_if = "is_request")]
+    #[serde(default = "request")]
     pub stream: String,
     /// Its type.
     #[serde(rename = "type")]
     pub ty: u64,
     /// ADDRESS_ASSIGN: an entry with this Request ID.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub id: Option<u64>,
     /// ADDRESS_ASSIGN: the entry is a refusal (all zeros, full length), or is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub refused: Option<bool>,
     /// Its whole value, in hexadecimal digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub value: Option<String>,
     /// Milliseconds until then at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub within: Option<u64>,
 }
 
 /// SETTINGS.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Identifiers and values that are among them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub with: Vec<(u64, u64)>,
     /// Identifiers that are not.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub without: Vec<u64>,
 }
 
 /// A time to wait.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Within {
     /// Milliseconds until then at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub within: Option<u64>,
 }
 
 /// A stream that cannot be opened.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
     /// The stream.
@@ -412,10 +367,6 @@ const fn yes() -> bool {
 
 fn request() -> String {
     "request".to_owned()
-}
-
-fn is_request(it: &str) -> bool {
-    it == "request"
 }
 
 impl Scripts {

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub struct Outcome {
     /// The report.
     pub report: Report,
-    /// What our endpoint held half a minute after the end.
+    /// What our endpoint held a minute and a half after the end.
     pub left: Usage,
     /// Everything that happened, if traced.
     pub trace: String,

@@ -49,10 +49,11 @@ pub fn sample(world: &mut World, limit: Duration, every: Duration) -> Samples {
     let mut at = world.now();
     let mut more = true;
     while more && at < limit {
-        at = (at + every).min(limit);
+        // The last one may be shorter.
+        let span = every.min(limit - at);
+        at += span;
         more = world.run_until(at);
-        // A world that sleeps for long, as for an idle timeout, has nothing to show meanwhile.
-        samples.push(take(world, every, &mut before));
+        samples.push(take(world, span, &mut before));
     }
     Samples(samples)
 }
@@ -60,7 +61,7 @@ pub fn sample(world: &mut World, limit: Duration, every: Duration) -> Samples {
 #[derive(Default)]
 struct Totals(BTreeMap<(NodeId, NodeId), (u64, u64)>);
 
-fn take(world: &World, every: Duration, before: &mut Totals) -> Sample {
+fn take(world: &World, span: Duration, before: &mut Totals) -> Sample {
     let mut sample = Sample {
         at: world.now(),
         ..Sample::default()
@@ -98,7 +99,7 @@ fn take(world: &World, every: Duration, before: &mut Totals) -> Sample {
             sample.loss.insert(link.clone(), (now.0 - then.0) as f64);
             sample
                 .throughput
-                .insert(link.clone(), bits / every.as_secs_f64() / 1e6);
+                .insert(link.clone(), bits / span.as_secs_f64() / 1e6);
             let backlog = world.backlog(id, to).unwrap_or_default();
             sample.queue.insert(link, millis(backlog));
         }

@@ -37,15 +37,12 @@ pub fn seeds(args: &SeedsArgs, out: &mut impl Write) -> Result<(), LabError> {
             Some(known.ok_or_else(|| LabError::Name(name.to_owned()))?)
         }
     };
-    let report = seeds::run(
-        &Seeds {
-            first: args.first,
-            count: args.count,
-            path,
-            jobs: args.jobs,
-        },
-        |_| {},
-    );
+    let report = seeds::run(&Seeds {
+        first: args.first,
+        count: args.count,
+        path,
+        jobs: args.jobs,
+    });
     for failure in &report.failures {
         writeln!(out, "seed {} on {}:", failure.seed, failure.path)?;
         writeln!(out, "  {}", failure.message)?;

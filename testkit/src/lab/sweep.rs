@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::outputs::save;
 use super::{LabError, Scenario, chart, draw, sample};
 use crate::traffic::profile::PATHS;
+use crate::witness;
 use crate::world::InnerHost;
 
 /// What is swept.
@@ -62,7 +62,8 @@ struct Failure {
 /// Runs every seed on every path.
 ///
 /// # Errors
-/// [`LabError::Failed`] if any run broke an invariant; the commands that repeat them are printed.
+/// [`LabError::Failed`] if any run broke an invariant; the commands that repeat them are printed. Where
+/// panics abort, the first ends the process, with the command that shows it again.
 pub fn sweep(what: &Sweeping, out: &mut impl Write) -> Result<(), LabError> {
     let mut profiles = what.profiles.clone();
     if profiles.is_empty() {
@@ -139,24 +140,21 @@ fn run_all(scenarios: &[Scenario], jobs: Option<usize>) -> (Vec<Outcome>, Vec<Fa
 }
 
 fn run_one(scenario: &Scenario) -> Result<Outcome, Failure> {
+    let command = format!("masque-lab run {}", scenario.arguments());
     let failure = |words: String| Failure {
-        command: format!("masque-lab run {}", scenario.arguments()),
+        command: command.clone(),
         words,
     };
-    let ran = catch_unwind(AssertUnwindSafe(|| {
+    let ran = witness::attempt(&command, || {
         let mut stage = scenario.build(false)?;
         let limit = stage.limit();
         stage.world_mut().run_until(limit);
         Ok::<_, LabError>(stage)
-    }));
+    });
     let stage = match ran {
         Ok(Ok(stage)) => stage,
         Ok(Err(error)) => return Err(failure(error.to_string())),
-        Err(panic) => {
-            let words = panic.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&w| w.to_owned()));
-            return Err(failure(words.unwrap_or_else(|| "a panic".to_owned())));
-        }
+        Err(words) => return Err(failure(words)),
     };
     let expected = stage.failures();
     if !expected.is_empty() {
@@ -285,6 +283,8 @@ fn page(
     ));
     for profile in profiles {
         let first = Scenario {
+            // A file has a seed of its own: the runs began with this one.
+            seed: Some(what.scenario.seed.unwrap_or_default()),
             profile: Some(profile.clone()),
             ..what.scenario.clone()
         };

@@ -38,9 +38,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::BytesMut;
-use masque_core::endpoint::{Command, Ecn, Endpoint, Event, RecvMeta, SocketId, TimerReason};
-use masque_core::wire::offload::VnetHdr;
+use masque_core::endpoint::{Ecn, Endpoint, Event, TimerReason};
 
 pub use deed::Deed;
 pub use direction::{Delivery, Direction};
@@ -48,12 +46,11 @@ pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
-pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
+pub use router::{Dependence, NatConfig, RouterConfig, RouterId, Transit};
 pub use shards::{Sharding, Steering};
 pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 
 use crate::crypto::Secrets;
-use crate::packet;
 use crate::seed::Seed;
 use link::Link;
 use shards::Group;
@@ -450,208 +447,6 @@ impl World {
             node: Some(id),
             input,
         }
-    }
-
-    fn take(&mut self, input: Input) -> Step {
-        let (node, input) = match input {
-            Input::Datagram {
-                from,
-                to,
-                ecn,
-                data,
-            } => self.arrive(from, to, ecn, &data),
-            Input::Packet { node, port, data } => {
-                let node = self.steer_packet(node, &data);
-                let words = format!("<- tun {}", packet::summary(&data));
-                let name = &self.nodes[node.0].name;
-                self.trace.packet(self.now, name, Place::IntoTun, &data);
-                if self.nodes[node.0].endpoint.is_some() {
-                    self.watch_packet(node, &data);
-                }
-                self.tell(node, &words, |endpoint, now| {
-                    let accepted = endpoint.handle_tun(now, port, VnetHdr::default(), &data);
-                    let count = accepted.queued + accepted.dropped;
-                    assert_eq!(count, 1, "one packet is queued or dropped: {accepted:?}");
-                    None
-                });
-                (Some(node), words)
-            }
-            Input::Outside { from, to, data } => {
-                let words = format!("-> outside {} bytes to {}", data.len(), to.0);
-                self.log(from, &words);
-                self.send_outside(from, to, data);
-                (Some(from), words)
-            }
-            Input::OutsideArrives { from, to, data } => {
-                let words = format!("<- outside {} bytes from {}", data.len(), from.0);
-                self.log(to, &words);
-                self.with_host(to, |host, cx| host.on_outside(cx, from, &data));
-                (Some(to), words)
-            }
-            Input::Mail { group, from, to } => self.deliver_mail(group, from, to),
-            Input::Connect { node, target } => {
-                let words = format!("<- connect {} {}", target.remote, target.server_name);
-                self.tell(node, &words, |endpoint, now| {
-                    let result = endpoint.connect(now, *target);
-                    result.err().map(|error| error.to_string())
-                });
-                (Some(node), words)
-            }
-            Input::Command { node, command } => {
-                let words = format!("<- command {command:?}");
-                self.tell(node, &words, |endpoint, now| {
-                    let result = endpoint.handle_command(now, command);
-                    result.err().map(|error| error.to_string())
-                });
-                (Some(node), words)
-            }
-            Input::Wake { node, token } => {
-                let words = format!("host wakes {token}");
-                self.log(node, &words);
-                self.with_host(node, |host, cx| host.on_wake(cx, token));
-                (Some(node), words)
-            }
-            Input::Link { a, b, config } => {
-                self.link(a, b, config);
-                (None, format!("link {} {} {config:?}", a.0, b.0))
-            }
-            Input::LinkOneWay { from, to, config } => {
-                self.link_one_way(from, to, config);
-                (None, format!("link {} > {} {config:?}", from.0, to.0))
-            }
-            Input::Transit(datagram) => (None, self.transit(*datagram)),
-            Input::Open(datagram) => {
-                let words = format!("{} > {} is out", datagram.from, datagram.to);
-                self.send_down(None, *datagram);
-                (None, words)
-            }
-            Input::Rebind { router } => {
-                self.forget_mappings(router);
-                (None, format!("router {} forgets", router.0))
-            }
-            Input::Deed { node, deed } => {
-                let words = format!("<- {deed:?}");
-                self.perform(node, &deed, &words);
-                (Some(node), words)
-            }
-            Input::Readdress {
-                node,
-                socket,
-                to,
-                tell,
-            } => {
-                let words = format!("<- socket {} is {to}", socket.0);
-                let place = self.nodes[node.0].sockets.get_mut(socket.0 as usize);
-                let place = place.expect("the scenario names a socket there is");
-                let before = std::mem::replace(place, to);
-                self.watch_move(before.ip());
-                self.tell(node, &words, |endpoint, now| {
-                    if !tell {
-                        return None;
-                    }
-                    let result = endpoint.handle_command(now, Command::Rebound { socket });
-                    result.err().map(|error| error.to_string())
-                });
-                (Some(node), words)
-            }
-            Input::Socket { node, socket, up } => {
-                let words = format!("<- socket {} {}", socket.0, if up { "up" } else { "down" });
-                self.log(node, &words);
-                let down = &mut self.nodes[node.0].down;
-                if up {
-                    down.remove(&socket.0);
-                } else {
-                    down.insert(socket.0);
-                }
-                (Some(node), words)
-            }
-            Input::Stop { node } => {
-                self.stop(node);
-                self.log(node, "stops");
-                (Some(node), "stops".to_owned())
-            }
-            Input::Restart { node } => {
-                self.stop(node);
-                self.log(node, "restarts");
-                self.start(node);
-                (Some(node), "restarts".to_owned())
-            }
-        };
-        if node.is_none() {
-            self.trace.line(self.now, "world", &input);
-        }
-        Step {
-            at: self.now,
-            node,
-            input,
-        }
-    }
-
-    /// Hands an input to an endpoint and drains it. `handle` says what was refused.
-    fn tell(
-        &mut self,
-        id: NodeId,
-        words: &str,
-        handle: impl FnOnce(&mut Endpoint, Instant) -> Option<String>,
-    ) {
-        self.log(id, words);
-        let now = self.instant();
-        let Some(endpoint) = &mut self.nodes[id.0].endpoint else {
-            self.log(id, "is stopped");
-            return;
-        };
-        if let Some(error) = handle(endpoint, now) {
-            self.log(id, format_args!("refuses: {error}"));
-            self.nodes[id.0].errors.push(error);
-        }
-        self.drain(id);
-    }
-
-    fn arrive(
-        &mut self,
-        from: SocketAddr,
-        to: SocketAddr,
-        ecn: Option<Ecn>,
-        data: &[u8],
-    ) -> (Option<NodeId>, String) {
-        let words = format!("<- udp {} bytes {from} > {to}", data.len());
-        self.watch_sender(from.ip());
-        if self.keep(from, to, data) {
-            return (None, words);
-        }
-        let home = self.owner(to);
-        let home = home.map(|(id, socket)| (self.steer_datagram(id, from, data), socket));
-        let home = home.filter(|(id, _)| self.nodes[id.0].endpoint.is_some());
-        let Some((id, socket)) = home else {
-            self.stats.nobody_home += 1;
-            return (None, format!("{words}: nobody home"));
-        };
-        let name = &self.nodes[id.0].name;
-        let place = Place::Received { from, to };
-        self.trace.packet(self.now, name, place, data);
-        let meta = RecvMeta {
-            socket,
-            remote: from,
-            local_ip: Some(to.ip()),
-            ecn,
-            stride: data.len().max(1),
-        };
-        self.tell(id, &words, |endpoint, now| {
-            endpoint.handle_udp(now, meta, BytesMut::from(data));
-            None
-        });
-        (Some(id), words)
-    }
-
-    fn owner(&self, address: SocketAddr) -> Option<(NodeId, SocketId)> {
-        self.nodes.iter().enumerate().find_map(|(index, node)| {
-            let socket = node.sockets.iter().position(|own| *own == address)?;
-            let socket = u32::try_from(socket).ok()?;
-            if node.down.contains(&socket) {
-                return None;
-            }
-            Some((NodeId(index), SocketId(socket)))
-        })
     }
 }
 

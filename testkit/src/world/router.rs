@@ -68,17 +68,6 @@ pub struct RouterConfig {
     pub behind: Option<RouterId>,
 }
 
-/// What a router did, in packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RouterStats {
-    /// Passed on.
-    pub forwarded: u64,
-    /// From outside, for nobody, or filtered.
-    pub refused: u64,
-    /// Mappings made.
-    pub mappings: u64,
-}
-
 struct Mapping {
     inner: SocketAddr,
     port: u16,
@@ -109,14 +98,12 @@ impl Nat {
             .retain(|_, mapping| now < mapping.used + expiry);
     }
 
-    /// The outer address of a datagram from inside, and whether its mapping is new.
-    fn outward(&mut self, now: Duration, from: SocketAddr, to: SocketAddr) -> (SocketAddr, bool) {
+    /// The outer address of a datagram from inside.
+    fn outward(&mut self, now: Duration, from: SocketAddr, to: SocketAddr) -> SocketAddr {
         self.expire(now);
         let key = (from, self.config.mapping.key(to));
         let next = &mut self.next_port;
-        let mut is_new = false;
         let mapping = self.mappings.entry(key).or_insert_with(|| {
-            is_new = true;
             let port = *next;
             *next = next.checked_add(1).unwrap_or(FIRST_PORT);
             Mapping {
@@ -128,7 +115,7 @@ impl Nat {
         });
         mapping.used = now;
         mapping.peers.insert(self.config.filtering.key(to));
-        (SocketAddr::new(self.config.public, mapping.port), is_new)
+        SocketAddr::new(self.config.public, mapping.port)
     }
 
     /// The inner address of a datagram from outside.
@@ -146,7 +133,6 @@ pub(super) struct Router {
     up: Option<Link>,
     down: Option<Link>,
     behind: Option<RouterId>,
-    stats: RouterStats,
 }
 
 /// A datagram between two links.
@@ -187,7 +173,6 @@ impl World {
             down: link(config.down, "down"),
             nat: config.nat.map(Nat::new),
             behind: config.behind,
-            stats: RouterStats::default(),
         };
         self.routers.push(router);
         id
@@ -206,15 +191,6 @@ impl World {
     #[must_use]
     pub fn behind(&self, node: NodeId) -> Option<RouterId> {
         self.nodes[node.0].behind
-    }
-
-    /// What a router did.
-    ///
-    /// # Panics
-    /// If there is no such router.
-    #[must_use]
-    pub fn router_stats(&self, router: RouterId) -> RouterStats {
-        self.routers[router.0].stats
     }
 
     /// What a router's links did, outwards and inwards.
@@ -308,9 +284,6 @@ impl World {
             }
             None => {
                 self.stats.nobody_home += 1;
-                if let Some(router) = above {
-                    self.routers[router.0].stats.refused += 1;
-                }
             }
         }
     }
@@ -330,11 +303,8 @@ impl World {
         let router = &mut self.routers[id.0];
         if datagram.outward {
             if let Some(nat) = &mut router.nat {
-                let (from, is_new) = nat.outward(now, datagram.from, datagram.to);
-                datagram.from = from;
-                router.stats.mappings += u64::from(is_new);
+                datagram.from = nat.outward(now, datagram.from, datagram.to);
             }
-            router.stats.forwarded += 1;
             self.over(Over::Up(id), datagram);
             return words;
         }
@@ -342,13 +312,11 @@ impl World {
             && nat.config.public == datagram.to.ip()
         {
             let Some(inner) = nat.inward(now, datagram.from, datagram.to) else {
-                router.stats.refused += 1;
                 self.stats.nobody_home += 1;
                 return format!("{words}: refused");
             };
             datagram.to = inner;
         }
-        router.stats.forwarded += 1;
         self.send_down(Some(id), datagram);
         words
     }

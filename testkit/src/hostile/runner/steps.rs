@@ -5,16 +5,6 @@ use crate::hostile::script::{Answered, Capsule, Settings, Start, Step, Subject, 
 
 /// What goes before a script's own steps.
 pub(super) fn prelude(start: Start, subject: Subject) -> Vec<Step> {
-    let write = |stream: &str, bytes| {
-        Step::Write(Write {
-            stream: stream.to_owned(),
-            bytes,
-            split: 0,
-            every: 0,
-            fin: false,
-            may_block: false,
-        })
-    };
     let mut steps = Vec::new();
     if start == Start::Quic {
         return steps;
@@ -81,14 +71,8 @@ pub(super) fn expand(steps: &[Step], turn: Option<u32>, probes: &mut u64, out: &
                         Piece::Hex("040000000020".to_owned()),
                     ],
                 }));
-                out.push(Step::Write(Write {
-                    stream: "request".to_owned(),
-                    bytes: vec![Piece::Made(Made::Data(vec![request]))],
-                    split: 0,
-                    every: 0,
-                    fin: false,
-                    may_block: false,
-                }));
+                let data = Piece::Made(Made::Data(vec![request]));
+                out.push(write("request", vec![data]));
                 out.push(Step::Capsule(Capsule {
                     stream: "request".to_owned(),
                     ty: 1,
@@ -111,4 +95,15 @@ pub(super) fn expand(steps: &[Step], turn: Option<u32>, probes: &mut u64, out: &
         }
         out.push(step);
     }
+}
+
+fn write(stream: &str, bytes: Vec<Piece>) -> Step {
+    Step::Write(Write {
+        stream: stream.to_owned(),
+        bytes,
+        split: 0,
+        every: 0,
+        fin: false,
+        may_block: false,
+    })
 }
