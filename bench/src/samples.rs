@@ -105,6 +105,26 @@ pub struct Summary {
     pub noisy: bool,
 }
 
+impl Summary {
+    /// Of values that count; `None` if there are none.
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = match values.len() % 2 {
+            0 => (values[middle - 1] + values[middle]) / 2.0,
+            _ => values[middle],
+        };
+        Some(Self {
+            median,
+            least,
+            most,
+            count: values.len(),
+            noisy: false,
+        })
+    }
+}
+
 impl Results {
     /// What was measured of one value. Values of a busy machine count only where there are no others.
     #[must_use]
@@ -122,20 +142,8 @@ impl Results {
         if noisy {
             values = all().map(|(_, value)| value).collect();
         }
-        values.sort_by(f64::total_cmp);
-        let (least, most) = (*values.first()?, *values.last()?);
-        let middle = values.len() / 2;
-        let median = match values.len() % 2 {
-            0 => (values[middle - 1] + values[middle]) / 2.0,
-            _ => values[middle],
-        };
-        Some(Summary {
-            median,
-            least,
-            most,
-            count: values.len(),
-            noisy,
-        })
+        let summary = Summary::of(values)?;
+        Some(Summary { noisy, ..summary })
     }
 
     /// Every single round trip of a test, sorted.
@@ -173,13 +181,18 @@ impl Results {
     /// # Errors
     /// What the system says.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let failed = || Error::system(path.display().to_string());
         let text =
             serde_json::to_string_pretty(self).map_err(|error| Error::Probe(error.to_string()))?;
-        let half = path.with_extension("part");
-        std::fs::write(&half, text).map_err(failed())?;
-        std::fs::rename(&half, path).map_err(failed())
+        write_whole(path, &text)
     }
+}
+
+/// Writes a file in one step.
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = || Error::system(path.display().to_string());
+    let half = path.with_extension("part");
+    std::fs::write(&half, text).map_err(failed())?;
+    std::fs::rename(&half, path).map_err(failed())
 }
 
 /// The value below which `share` of sorted `values` lie.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::scenario::Series;
 use crate::error::Error;
 use crate::probe::ElementReport;
-use crate::samples::Machine;
+use crate::samples::{Machine, Summary, write_whole};
 
 /// One test of one subject on one profile in one repetition.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -60,37 +60,6 @@ pub struct Results {
     pub skipped: Vec<(String, String)>,
     /// Everything measured.
     pub records: Vec<Record>,
-}
-
-/// Median and range of what was measured, and how often.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Summary {
-    /// The median.
-    pub median: f64,
-    /// The smallest.
-    pub least: f64,
-    /// The largest.
-    pub most: f64,
-    /// How many.
-    pub count: usize,
-}
-
-impl Summary {
-    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let (least, most) = (*values.first()?, *values.last()?);
-        let middle = values.len() / 2;
-        let median = match values.len() % 2 {
-            0 => (values[middle - 1] + values[middle]) / 2.0,
-            _ => values[middle],
-        };
-        Some(Self {
-            median,
-            least,
-            most,
-            count: values.len(),
-        })
-    }
 }
 
 /// One cell of a table.
@@ -209,13 +178,10 @@ impl Results {
     /// # Errors
     /// What the system says.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let failed = || Error::system(path.display().to_string());
         let text = serde_json::to_string(self).map_err(|error| Error::Probe(error.to_string()))?;
         // A line for each record: versions of the file can be compared.
         let text = text.replace("{\"profile\":", "\n{\"profile\":");
-        let half = path.with_extension("part");
-        std::fs::write(&half, text).map_err(failed())?;
-        std::fs::rename(&half, path).map_err(failed())
+        write_whole(path, &text)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::goals;
-use super::record::{Cell, Results, Summary};
+use super::record::{Cell, Results};
+use crate::samples::Summary;
 
 /// No tunnel.
 pub(super) const RAW: &str = "raw";
