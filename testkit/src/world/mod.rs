@@ -46,7 +46,7 @@ pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
 pub use node::{Node, NodeId, NodeSpec};
-pub use router::{Dependence, NatConfig, RouterConfig, RouterId, Transit};
+pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
 pub use trace::{Captured, Entry, Place, Said, Trace, kind};
 

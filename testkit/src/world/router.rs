@@ -68,6 +68,17 @@ pub struct RouterConfig {
     pub behind: Option<RouterId>,
 }
 
+/// What a router did, in packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RouterStats {
+    /// Passed on.
+    pub forwarded: u64,
+    /// From outside, for nobody, or filtered.
+    pub refused: u64,
+    /// Mappings made.
+    pub mappings: u64,
+}
+
 struct Mapping {
     inner: SocketAddr,
     port: u16,
@@ -98,12 +109,14 @@ impl Nat {
             .retain(|_, mapping| now < mapping.used + expiry);
     }
 
-    /// The outer address of a datagram from inside.
-    fn outward(&mut self, now: Duration, from: SocketAddr, to: SocketAddr) -> SocketAddr {
+    /// The outer address of a datagram from inside, and whether its mapping is new.
+    fn outward(&mut self, now: Duration, from: SocketAddr, to: SocketAddr) -> (SocketAddr, bool) {
         self.expire(now);
         let key = (from, self.config.mapping.key(to));
         let next = &mut self.next_port;
+        let mut is_new = false;
         let mapping = self.mappings.entry(key).or_insert_with(|| {
+            is_new = true;
             let port = *next;
             *next = next.checked_add(1).unwrap_or(FIRST_PORT);
             Mapping {
@@ -115,7 +128,7 @@ impl Nat {
         });
         mapping.used = now;
         mapping.peers.insert(self.config.filtering.key(to));
-        SocketAddr::new(self.config.public, mapping.port)
+        (SocketAddr::new(self.config.public, mapping.port), is_new)
     }
 
     /// The inner address of a datagram from outside.
@@ -133,6 +146,7 @@ pub(super) struct Router {
     up: Option<Link>,
     down: Option<Link>,
     behind: Option<RouterId>,
+    stats: RouterStats,
 }
 
 /// A datagram between two links.
@@ -173,6 +187,7 @@ impl World {
             down: link(config.down, "down"),
             nat: config.nat.map(Nat::new),
             behind: config.behind,
+            stats: RouterStats::default(),
         };
         self.routers.push(router);
         id
@@ -191,6 +206,15 @@ impl World {
     #[must_use]
     pub fn behind(&self, node: NodeId) -> Option<RouterId> {
         self.nodes[node.0].behind
+    }
+
+    /// What a router did.
+    ///
+    /// # Panics
+    /// If there is no such router.
+    #[must_use]
+    pub fn router_stats(&self, router: RouterId) -> RouterStats {
+        self.routers[router.0].stats
     }
 
     /// What a router's links did, outwards and inwards.
@@ -284,6 +308,9 @@ impl World {
             }
             None => {
                 self.stats.nobody_home += 1;
+                if let Some(router) = above {
+                    self.routers[router.0].stats.refused += 1;
+                }
             }
         }
     }
@@ -303,8 +330,11 @@ impl World {
         let router = &mut self.routers[id.0];
         if datagram.outward {
             if let Some(nat) = &mut router.nat {
-                datagram.from = nat.outward(now, datagram.from, datagram.to);
+                let (from, is_new) = nat.outward(now, datagram.from, datagram.to);
+                datagram.from = from;
+                router.stats.mappings += u64::from(is_new);
             }
+            router.stats.forwarded += 1;
             self.over(Over::Up(id), datagram);
             return words;
         }
@@ -312,11 +342,13 @@ impl World {
             && nat.config.public == datagram.to.ip()
         {
             let Some(inner) = nat.inward(now, datagram.from, datagram.to) else {
+                router.stats.refused += 1;
                 self.stats.nobody_home += 1;
                 return format!("{words}: refused");
             };
             datagram.to = inner;
         }
+        router.stats.forwarded += 1;
         self.send_down(Some(id), datagram);
         words
     }
