@@ -26,6 +26,7 @@
 mod admit;
 mod answers;
 mod arena;
+mod beside;
 mod bridge;
 mod carry;
 mod cipher;
@@ -286,6 +287,7 @@ impl Endpoint {
             }
             taken += 1;
             let datagram = data.split_to(meta.stride.clamp(1, data.len()));
+            let length = datagram.len();
             self.fwd.counters.udp_received += 1;
             self.scratch.clear();
             match self.quic.handle(
@@ -306,6 +308,7 @@ impl Endpoint {
                                 false
                             }
                         };
+                        conn.beside.received(conn.remote, meta.remote, length);
                         conn.bridge.handle_quic_event(event);
                         if listens {
                             self.heard(now, handle.0);
