@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use masque_testkit::hostile::probe::{self, Probe, ProbeError};
 use masque_testkit::lab::{
-    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Scenario, Sweeping,
+    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Replaying, Scenario,
+    Sweeping,
 };
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
@@ -47,6 +48,8 @@ enum Command {
     /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
     /// the rules; fails if it breaks one itself.
     Probe(Box<Probe>),
+    /// Plays a recording of a program (`--record FILE`) and says whether every byte is the same.
+    Replay(Replaying),
     /// Runs many seeds on many paths and writes a page about them.
     Sweep(Sweeping),
     /// Takes one input at a time, on the terminal, or by commands from a script or from standard input.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
+        Command::Replay(what) => lab::replay(&what, &mut out),
         Command::Sweep(what) => lab::sweep(&what, &mut out),
         Command::Step { script, scenario } => step(script, &scenario, &mut out),
     };
