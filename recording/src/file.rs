@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use crate::codec::Malformed;
 use crate::record::{Record, Start};
 
-/// How every recording begins. What follows the number is for people who look into the file.
+/// How every recording begins; a change of what records hold is another number. What follows the number is for people who look into the file.
 pub const MAGIC: &[u8] =
     b"masque recording 1 - holds the secrets of its sessions: keep it private\n";
 

@@ -34,6 +34,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
+compile_error!("masque-recording needs cryptography: turn on `aws-lc-rs` or `ring`");
+
 mod codec;
 mod digest;
 mod file;

@@ -63,6 +63,8 @@ pub struct Replay<R> {
     at: Duration,
     number: u64,
     input: Vec<u8>,
+    /// The reader stands at a record that was not taken yet.
+    ahead: bool,
     ending: Option<Ending>,
 }
 
@@ -179,6 +181,7 @@ impl<R: Read> Replay<R> {
             at: Duration::ZERO,
             number: 0,
             input: Vec::new(),
+            ahead: false,
             ending: None,
         })
     }
@@ -206,6 +209,28 @@ impl<R: Read> Replay<R> {
         self.ending
     }
 
+    /// The next input with its time; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn peek(&mut self) -> Result<Option<(Duration, Input<'_>)>, ReplayError> {
+        if self.ending.is_some() || !self.look()? {
+            return Ok(None);
+        }
+        Ok(match self.reader.record()? {
+            Record::Input(at, input) => Some((at, input)),
+            _ => None,
+        })
+    }
+
+    /// Has the reader stand at the next record; `false` if there is none.
+    fn look(&mut self) -> Result<bool, ReplayError> {
+        if !self.ahead {
+            self.ahead = self.reader.advance()?;
+        }
+        Ok(self.ahead)
+    }
+
     /// Gives the endpoint its next input; `None` if there is none.
     ///
     /// # Errors
@@ -222,7 +247,7 @@ impl<R: Read> Replay<R> {
         if self.ending.is_some() {
             return Ok(None);
         }
-        if !self.reader.advance()? {
+        if !self.look()? {
             self.ending = Some(Ending::Cut);
             return Ok(None);
         }
@@ -241,6 +266,7 @@ impl<R: Read> Replay<R> {
             }
             _ => return Err(self.reader.wrong("neither an input nor the end").into()),
         }
+        self.ahead = false;
         std::mem::swap(&mut self.input, self.reader.bytes());
         let recorded = self.answer()?;
         let Ok(Record::Input(at, input)) = Record::parse(&self.input) else {

@@ -160,6 +160,9 @@ impl Writer {
                 "the recording is as large as it may be and ends here"
             );
             self.buffer.clear();
+            if self.written == 0 {
+                self.buffer.extend_from_slice(MAGIC);
+            }
             return self.end(End::Limit);
         }
         match self.out.write_all(&self.buffer) {

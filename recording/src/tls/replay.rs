@@ -15,6 +15,7 @@ use rustls::{Error, NamedGroup, PeerMisbehaved, SignatureAlgorithm, SignatureSch
 use rustls_pki_types::UnixTime;
 
 use super::TlsError;
+use crate::codec::Octets;
 use crate::digest::Digest;
 use crate::record::{Completed, Draw, Share, Tls};
 use masque_core::endpoint::Cipher;
@@ -84,9 +85,21 @@ impl Draws {
     }
 }
 
-/// What an answer is when the recording has none: the difference is told of elsewhere.
-fn missing() -> Error {
-    Error::General("not in the recording".to_owned())
+/// What could not be had when it was recorded.
+fn failed() -> Error {
+    Error::General("it failed when it was recorded".to_owned())
+}
+
+/// Stands for what is not in the recording. The difference is told of elsewhere; an error would not do, as
+/// quinn-proto takes it that a session can be begun.
+const NOTHING: [u8; 32] = [0; 32];
+
+/// A key exchange that is not in the recording.
+fn no_exchange() -> Completed {
+    Completed {
+        peer: 0,
+        secret: Some(Octets(NOTHING.to_vec())),
+    }
 }
 
 /// Ciphers, groups and schemes in their order, of whatever provider they were.
@@ -133,12 +146,13 @@ impl SecureRandom for Draws {
             Draw::Random(bytes) => Ok(bytes),
             other => Err(other),
         });
-        let bytes = bytes.flatten().ok_or(GetRandomFailed)?;
-        if bytes.len() != buf.len() {
-            self.differs("TLS asked for another number of random bytes");
-            return Err(GetRandomFailed);
+        buf.fill(0);
+        match bytes {
+            Some(Some(bytes)) if bytes.len() == buf.len() => buf.copy_from_slice(&bytes),
+            Some(Some(_)) => self.differs("TLS asked for another number of random bytes"),
+            Some(None) => return Err(GetRandomFailed),
+            None => {}
         }
-        buf.copy_from_slice(&bytes);
         Ok(())
     }
 }
@@ -149,7 +163,7 @@ impl TimeProvider for Draws {
             Draw::Time(time) => Ok(time),
             other => Err(other),
         });
-        let seconds = time.flatten()?;
+        let seconds = time.unwrap_or(Some(0))?;
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
             seconds,
         )))
@@ -160,6 +174,15 @@ impl TimeProvider for Draws {
 struct Group(NamedGroup, Draws);
 
 impl Group {
+    /// A key share that is not in the recording.
+    fn nothing(&self) -> Share {
+        Share {
+            group: self.0.into(),
+            public: Octets(NOTHING.to_vec()),
+            hybrid: None,
+        }
+    }
+
     fn check(&self, share: &Share) {
         if share.group != u16::from(self.0) {
             self.1.differs("TLS chose another group");
@@ -173,7 +196,8 @@ impl SupportedKxGroup for Group {
             Draw::Share(share) => Ok(share),
             other => Err(other),
         });
-        let share = share.flatten().ok_or_else(missing)?;
+        let share = share.unwrap_or_else(|| Some(self.nothing()));
+        let share = share.ok_or_else(failed)?;
         self.check(&share);
         Ok(Box::new(Exchange(share, self.1.clone())))
     }
@@ -183,11 +207,12 @@ impl SupportedKxGroup for Group {
             Draw::Exchange(share, completed) => Ok((share, completed)),
             other => Err(other),
         });
-        let (share, completed) = exchange.ok_or_else(missing)?;
+        let nothing = || (Some(self.nothing()), no_exchange());
+        let (share, completed) = exchange.unwrap_or_else(nothing);
         let secret = self.1.agreed(peer, completed);
         let share = match share {
             Some(share) => share,
-            None => return Err(secret.err().unwrap_or_else(missing)),
+            None => return Err(secret.err().unwrap_or_else(failed)),
         };
         self.check(&share);
         Ok(CompletedKeyExchange {
@@ -214,7 +239,7 @@ impl ActiveKeyExchange for Exchange {
             Draw::Secret(completed) => Ok(completed),
             other => Err(other),
         });
-        self.1.agreed(peer, completed.ok_or_else(missing)?)
+        self.1.agreed(peer, completed.unwrap_or_else(no_exchange))
     }
 
     fn hybrid_component(&self) -> Option<(NamedGroup, &[u8])> {
@@ -228,7 +253,7 @@ impl ActiveKeyExchange for Exchange {
             Draw::HybridSecret(completed) => Ok(completed),
             other => Err(other),
         });
-        self.1.agreed(peer, completed.ok_or_else(missing)?)
+        self.1.agreed(peer, completed.unwrap_or_else(no_exchange))
     }
 
     fn pub_key(&self) -> &[u8] {
@@ -267,11 +292,13 @@ impl Signer for Pen {
             Draw::Signature(signed) => Ok(signed),
             other => Err(other),
         });
-        let signed = signed.ok_or_else(missing)?;
+        let Some(signed) = signed else {
+            return Ok(NOTHING.to_vec());
+        };
         if signed.message != Digest::of(message) {
             self.1.differs("TLS signs another message");
         }
-        Ok(signed.signature.ok_or_else(missing)?.0)
+        Ok(signed.signature.ok_or_else(failed)?.0)
     }
 
     fn scheme(&self) -> SignatureScheme {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +57,9 @@ enum Command {
         /// A file of commands, one per line.
         #[arg(long)]
         script: Option<PathBuf>,
+        /// Steps through a recording of a program instead.
+        #[arg(long, value_name = "FILE")]
+        recording: Option<PathBuf>,
         #[command(flatten)]
         scenario: Scenario,
     },
@@ -64,9 +67,16 @@ enum Command {
 
 fn step(
     script: Option<PathBuf>,
+    recording: Option<&Path>,
     scenario: &Scenario,
     out: &mut impl Write,
 ) -> Result<(), LabError> {
+    if let Some(file) = recording {
+        return match script {
+            Some(path) => lab::step_recording(file, BufReader::new(File::open(path)?), out),
+            None => lab::step_recording(file, io::stdin().lock(), out),
+        };
+    }
     match script {
         Some(path) => lab::step(scenario, BufReader::new(File::open(path)?), out),
         None if io::stdin().is_terminal() => lab::terminal(scenario),
@@ -86,7 +96,11 @@ fn main() -> ExitCode {
         Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
         Command::Replay(what) => lab::replay(&what, &mut out),
         Command::Sweep(what) => lab::sweep(&what, &mut out),
-        Command::Step { script, scenario } => step(script, &scenario, &mut out),
+        Command::Step {
+            script,
+            recording,
+            scenario,
+        } => step(script, recording.as_deref(), &scenario, &mut out),
     };
     drop(out);
     match result {

@@ -29,7 +29,7 @@ pub use outputs::Outputs;
 pub use pcap::pcapng;
 pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use qlog::qlog;
-pub use replay::{Replaying, replay};
+pub use replay::{Replaying, replay, step_recording};
 pub use report::{run, summary};
 pub use sample::{Sample, Samples, Series, sample};
 pub use seeds::{SeedsArgs, seeds};

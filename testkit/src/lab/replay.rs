@@ -1,10 +1,12 @@
 //! Playing what a program recorded.
 
+mod step;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +15,8 @@ use masque_core::endpoint::SocketId;
 use masque_recording::{Input, Output, Played, Replay, Step};
 
 use super::LabError;
+pub use step::step_recording;
+
 use super::outputs::save;
 use super::pcap::capture_of;
 use super::qlog::log_of;
@@ -49,48 +53,24 @@ pub struct Replaying {
 /// # Errors
 /// [`LabError::Diverged`] where the endpoint gives something else than it gave, [`LabError`].
 pub fn replay(what: &Replaying, out: &mut impl Write) -> Result<(), LabError> {
-    let secrets = Arc::<Secrets>::default();
-    let file = BufReader::new(File::open(&what.file)?);
-    let mut replay = Replay::with_key_log(file, secrets.clone())?;
     let tracing = what.trace.is_some() || what.qlog.is_some();
-    let start = replay.start().clone();
-    let node = match start.setup.is_server() {
-        true => "server",
-        false => "client",
-    };
-    let mut log = Log {
-        node,
-        trace: Trace::default(),
-        local: BTreeMap::new(),
-        recent: VecDeque::new(),
-        tally: Tally::default(),
-    };
-    log.trace.set(tracing);
-    log.trace
-        .set_capturing(what.qlog.is_some() || what.pcap.is_some());
-    replay.endpoint_mut().set_tracing(tracing);
+    let capturing = what.qlog.is_some() || what.pcap.is_some();
+    let mut player = Player::open(&what.file, tracing, capturing)?;
     let until = what.until.map_or(Duration::MAX, Duration::from_millis);
     let mut difference = None;
     let mut unfinished = false;
-    while difference.is_none() {
-        let Some(step) = replay.step_until(until)? else {
-            break;
-        };
-        let at = step.at;
-        log.begin(&step);
-        difference = step
-            .difference
-            .as_ref()
-            .map(|it| (step.number, it.to_string()));
-        unfinished = step.unfinished;
-        let told = log.end(&step);
-        for event in replay.endpoint_mut().take_trace() {
-            log.trace.core(at, node, event);
-        }
-        if let Some(words) = told {
-            log.trace.line(at, node, words);
-        }
+    while difference.is_none()
+        && let Some(taken) = player.step(until)?
+    {
+        unfinished = taken.unfinished;
+        difference = taken.difference.map(|words| (taken.number, words));
     }
+    let Player {
+        replay,
+        log,
+        secrets,
+    } = player;
+    let (start, node) = (replay.start(), log.node);
     match &what.trace {
         Some(Some(path)) => save(path, log.trace.text())?,
         Some(None) => out.write_all(log.trace.text().as_bytes())?,
@@ -127,6 +107,71 @@ pub fn replay(what: &Replaying, out: &mut impl Write) -> Result<(), LabError> {
     }
     writeln!(out, "! {words}")?;
     Err(LabError::Diverged(number))
+}
+
+/// A recording that is played, and what is written of it.
+struct Player {
+    replay: Replay<BufReader<File>>,
+    log: Log,
+    secrets: Arc<Secrets>,
+}
+
+/// An input that was played.
+struct Taken {
+    number: u64,
+    difference: Option<String>,
+    unfinished: bool,
+}
+
+impl Player {
+    fn open(path: &Path, tracing: bool, capturing: bool) -> Result<Self, LabError> {
+        let secrets = Arc::<Secrets>::default();
+        let file = BufReader::new(File::open(path)?);
+        let mut replay = Replay::with_key_log(file, secrets.clone())?;
+        replay.endpoint_mut().set_tracing(tracing);
+        let mut trace = Trace::default();
+        trace.set(tracing);
+        trace.set_capturing(capturing);
+        let node = match replay.start().setup.is_server() {
+            true => "server",
+            false => "client",
+        };
+        let log = Log {
+            node,
+            trace,
+            local: BTreeMap::new(),
+            recent: VecDeque::new(),
+            tally: Tally::default(),
+        };
+        Ok(Self {
+            replay,
+            log,
+            secrets,
+        })
+    }
+
+    /// Plays the next input, if it is not later than that.
+    fn step(&mut self, until: Duration) -> Result<Option<Taken>, LabError> {
+        let Self { replay, log, .. } = self;
+        let Some(step) = replay.step_until(until)? else {
+            return Ok(None);
+        };
+        let at = step.at;
+        log.begin(&step);
+        let told = log.end(&step);
+        let taken = Taken {
+            number: step.number,
+            difference: step.difference.as_ref().map(ToString::to_string),
+            unfinished: step.unfinished,
+        };
+        for event in replay.endpoint_mut().take_trace() {
+            log.trace.core(at, log.node, event);
+        }
+        if let Some(words) = told {
+            log.trace.line(at, log.node, words);
+        }
+        Ok(Some(taken))
+    }
 }
 
 /// What came of a replay, in numbers.
