@@ -29,6 +29,7 @@ use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;
 use crate::config::{ClientFile, Source};
 use crate::exit::{Exit, Failure};
+use crate::recording::RecordArgs;
 use crate::runtime::Runtime;
 use crate::tls;
 
@@ -39,10 +40,13 @@ const WATCH: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// A [`Failure`]; the host is then as before.
-pub fn run<R: Runtime>(path: &Path, once: bool) -> Result<(), Failure> {
+pub fn run<R: Runtime>(path: &Path, once: bool, record: &RecordArgs) -> Result<(), Failure> {
     let mut settings = ClientFile::load(&Source::read(path)?)?;
     if once {
         settings.reconnect = None;
+    }
+    if let Some(tape) = record.open(&settings.profile)? {
+        settings.credentials = settings.credentials.recorded_by(tape);
     }
     let signals = StopSignals::new()?;
     serve::<R>(settings, signals, None)
@@ -72,8 +76,9 @@ pub fn serve<R: Runtime>(
     app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
+    let recording = settings.credentials.recording();
     let app = ClientApp::new(settings, Some(installer), observer)?;
-    let mut pump = app::pump(config, io, app)?;
+    let mut pump = app::recorded_pump(config, io, app, recording)?;
     let controller = pump.controller();
     pump.app_mut().controller = Some(controller.clone());
     let _watch = moving::watch(&controller);
