@@ -224,6 +224,9 @@ fn lines<T: Serialize>(path: &Path, values: &[T]) -> Result<(), LabError> {
     Ok(())
 }
 
+/// A line of a plot: its name, and what it shows of a point.
+type Line<'a> = (&'a str, &'a dyn Fn(&Point) -> f64);
+
 /// Window, delays, loss and goodput of one run over time.
 fn plot(record: &Record) -> String {
     let points = &record.outcome.points;
@@ -233,7 +236,7 @@ fn plot(record: &Record) -> String {
             .map(|point| (point.at, value(point)))
             .collect()
     };
-    let of = |lines: &[(&str, &dyn Fn(&Point) -> f64)]| -> Series {
+    let of = |lines: &[Line<'_>]| -> Series {
         let named = lines.iter();
         named
             .map(|(name, value)| ((*name).to_owned(), line(value)))
