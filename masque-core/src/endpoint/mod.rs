@@ -26,6 +26,7 @@
 mod admit;
 mod answers;
 mod arena;
+mod beside;
 mod bridge;
 mod carry;
 mod cipher;
@@ -297,7 +298,7 @@ impl Endpoint {
             }
             taken += 1;
             let datagram = data.split_to(meta.stride.clamp(1, data.len()));
-            let size = datagram.len();
+            let length = datagram.len();
             self.fwd.counters.udp_received += 1;
             self.scratch.clear();
             match self.quic.handle(
@@ -318,6 +319,7 @@ impl Endpoint {
                                 false
                             }
                         };
+                        conn.beside.received(conn.remote, meta.remote, length);
                         conn.bridge.handle_quic_event(event);
                         if listens {
                             self.heard(now, handle.0);
@@ -328,7 +330,7 @@ impl Endpoint {
                     }
                 }
                 Some(DatagramEvent::NewConnection(incoming)) => {
-                    self.on_incoming(now, meta.socket, incoming, size)
+                    self.on_incoming(now, meta.socket, incoming, length)
                 }
                 Some(DatagramEvent::Response(transmit)) => {
                     let bytes = std::mem::take(&mut self.scratch);
