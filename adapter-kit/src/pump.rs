@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
+use masque_recording::Taped;
 
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
@@ -156,7 +157,7 @@ pub struct TurnReport {
 
 /// An endpoint, its application and its I/O.
 pub struct Pump<A: App, I: Io = SystemIo> {
-    endpoint: Endpoint,
+    endpoint: Taped,
     io: I,
     app: A,
     options: PumpOptions,
@@ -202,7 +203,7 @@ impl<A: App, I: Io> Pump<A, I> {
     ///
     /// # Errors
     /// No descriptors left for the timer and the control channel.
-    pub fn new(endpoint: Endpoint, io: I, app: A) -> io::Result<Self> {
+    pub fn new(endpoint: impl Into<Taped>, io: I, app: A) -> io::Result<Self> {
         Self::with_options(endpoint, io, app, PumpOptions::default())
     }
 
@@ -211,7 +212,7 @@ impl<A: App, I: Io> Pump<A, I> {
     /// # Errors
     /// As [`Pump::new`].
     pub fn with_options(
-        endpoint: Endpoint,
+        endpoint: impl Into<Taped>,
         io: I,
         app: A,
         options: PumpOptions,
@@ -219,7 +220,7 @@ impl<A: App, I: Io> Pump<A, I> {
         let mut links = Links::default();
         links.sync(&io);
         Ok(Self {
-            endpoint,
+            endpoint: endpoint.into(),
             io,
             app,
             counters: PumpCounters::default(),
@@ -367,10 +368,10 @@ impl<A: App, I: Io> Pump<A, I> {
         &self.io
     }
 
-    /// Takes the pump apart.
+    /// Takes the pump apart. A recording of the endpoint ends.
     #[must_use]
     pub fn into_parts(self) -> (Endpoint, I, A) {
-        (self.endpoint, self.io, self.app)
+        (self.endpoint.into_inner(), self.io, self.app)
     }
 
     fn with_app<T>(&mut self, now: Instant, call: impl FnOnce(&mut A, &mut Cx<'_>) -> T) -> T {

@@ -35,7 +35,7 @@ impl Default for TunSection {
     fn default() -> Self {
         Self {
             name: Spanned::new(0..0, "masque0".to_owned()),
-            mtu: Spanned::new(0..0, 1400),
+            mtu: Spanned::new(0..0, 1420),
             offload: true,
             multi_queue: true,
             steering: true,

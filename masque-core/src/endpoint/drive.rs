@@ -201,6 +201,10 @@ impl Endpoint {
         if let Some((index, packet)) =
             tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
         {
+            // What waited at the server comes ahead of the capsules it is judged by.
+            if conn.is_heir() && conn.early.hold(now, &datagram) {
+                return;
+            }
             return self
                 .fwd
                 .leave_tunnel(now, conn, index, packet, &mut self.trace);

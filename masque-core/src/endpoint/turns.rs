@@ -278,8 +278,14 @@ impl Endpoint {
             conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         }
         let (socket, id) = (conn.socket, conn.id);
+        let shows = conn.client.as_ref().map_or(0, |client| client.shows());
         self.put_back(at, conn);
         let mut transmit = ours(transmit?, socket);
+        if transmit.size < shows && transmit.segment_size.is_none() {
+            // What follows the last packet of a datagram is no packet (RFC 9000 §12.2): it is ignored.
+            buf.resize(buf.len() + shows - transmit.size, 0);
+            transmit.size = shows;
+        }
         if self.profile.congestion.is_relaxed() {
             transmit.ecn = None;
         }
