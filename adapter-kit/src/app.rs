@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Instant;
 
-use masque_core::endpoint::{Endpoint, Event, PortId, SocketId};
+use masque_core::endpoint::{Event, PortId, SocketId};
+use masque_recording::Taped;
 
 /// An application: reacts to events of the endpoint, to messages from other threads and to deadlines
 /// of its own. All calls come from the pump's loop; none may block for long.
@@ -43,7 +44,7 @@ pub struct Cx<'a> {
     /// The time of this turn.
     pub now: Instant,
     /// The endpoint.
-    pub endpoint: &'a mut Endpoint,
+    pub endpoint: &'a mut Taped,
     /// The sockets.
     pub sockets: &'a mut dyn Sockets,
     pub(crate) stop: &'a mut bool,
@@ -53,7 +54,7 @@ impl<'a> Cx<'a> {
     /// A context outside a pump, to test an application; [`Cx::stop`] sets `stop`.
     pub fn new(
         now: Instant,
-        endpoint: &'a mut Endpoint,
+        endpoint: &'a mut Taped,
         sockets: &'a mut dyn Sockets,
         stop: &'a mut bool,
     ) -> Self {

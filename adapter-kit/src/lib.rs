@@ -44,6 +44,7 @@ pub use error::Error;
 pub use fallback::Fallbacks;
 pub use io::{Descriptors, Interest, Io, Source};
 pub use mail::{MailLimits, Parcel, PostBox};
+pub use masque_recording::Taped;
 pub use pump::{Pump, PumpCounters, PumpOptions, TurnReport};
 pub use steer::{Destinations, SocketGroup};
 pub use system::SystemIo;

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use masque_core::endpoint::{Endpoint, Mail, TimerReason, TunBatch};
+use masque_recording::Taped;
 
 use crate::app::{App, Cx};
 use crate::control::{Controller, Inbox};
@@ -155,7 +156,7 @@ pub struct TurnReport {
 
 /// An endpoint, its application and its I/O.
 pub struct Pump<A: App, I: Io = SystemIo> {
-    endpoint: Endpoint,
+    endpoint: Taped,
     io: I,
     app: A,
     options: PumpOptions,
@@ -199,7 +200,7 @@ impl<A: App, I: Io> Pump<A, I> {
     ///
     /// # Errors
     /// No descriptors left for the timer and the control channel.
-    pub fn new(endpoint: Endpoint, io: I, app: A) -> io::Result<Self> {
+    pub fn new(endpoint: impl Into<Taped>, io: I, app: A) -> io::Result<Self> {
         Self::with_options(endpoint, io, app, PumpOptions::default())
     }
 
@@ -208,7 +209,7 @@ impl<A: App, I: Io> Pump<A, I> {
     /// # Errors
     /// As [`Pump::new`].
     pub fn with_options(
-        endpoint: Endpoint,
+        endpoint: impl Into<Taped>,
         mut io: I,
         app: A,
         options: PumpOptions,
@@ -218,7 +219,7 @@ impl<A: App, I: Io> Pump<A, I> {
         let mut links = Links::default();
         links.sync(&io);
         Ok(Self {
-            endpoint,
+            endpoint: endpoint.into(),
             io,
             app,
             counters: PumpCounters::default(),
@@ -362,10 +363,10 @@ impl<A: App, I: Io> Pump<A, I> {
         &self.io
     }
 
-    /// Takes the pump apart.
+    /// Takes the pump apart. A recording of the endpoint ends.
     #[must_use]
     pub fn into_parts(self) -> (Endpoint, I, A) {
-        (self.endpoint, self.io, self.app)
+        (self.endpoint.into_inner(), self.io, self.app)
     }
 
     fn with_app<T>(&mut self, now: Instant, call: impl FnOnce(&mut A, &mut Cx<'_>) -> T) -> T {

@@ -13,6 +13,7 @@ use masque_core::endpoint::{
     Cipher, Config, ConnId, Counters, DropReason, Endpoint, Entropy, PortConfig, PortId,
 };
 use masque_core::wire::prefix::IpPrefix;
+use masque_recording::{Setup, Start, Tape, Taped, Tls};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -188,9 +189,39 @@ pub fn port_config(offload: Offload, mtu: u32, addresses: Vec<std::net::IpAddr>)
 /// # Errors
 /// No randomness, or no descriptors left.
 pub fn pump<A: App>(config: Config, io: SystemIo, app: A) -> Result<Pump<A>, Failure> {
-    let entropy = Entropy::from_seed(tls::random_seed()?);
-    let endpoint = Endpoint::new(Instant::now(), SystemTime::now(), config, entropy)
+    recorded_pump(config, io, app, None)
+}
+
+/// The same, whose endpoint is recorded if there is a recording, which the configuration's TLS writes to
+/// as well. It is no shard of several then.
+///
+/// # Errors
+/// As [`pump`].
+pub fn recorded_pump<A: App>(
+    config: Config,
+    io: SystemIo,
+    app: A,
+    recording: Option<(Tape, Tls)>,
+) -> Result<Pump<A>, Failure> {
+    let seed = tls::random_seed()?;
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let recorder = recording.map(|(tape, tls)| {
+        let start = Start {
+            about: concat!("masque ", env!("CARGO_PKG_VERSION")).to_owned(),
+            wall,
+            seed,
+            setup: Setup::of(&config),
+            tls,
+        };
+        tape.start(now, start);
+        tape.recorder()
+    });
+    let endpoint = Endpoint::new(now, wall, config, Entropy::from_seed(seed))
         .map_err(|error| Failure::config(format!("the configuration cannot be used: {error}")))?;
+    let mut endpoint = Taped::from(endpoint);
+    if let Some(recorder) = recorder {
+        endpoint.record(recorder);
+    }
     Pump::with_options(endpoint, io, app, PumpOptions::default())
         .map_err(|error| Failure::system("cannot set up the loop", &error))
 }

@@ -11,6 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::logging::{self, LogFormat};
 #[cfg(feature = "pki")]
 use crate::pki;
+use crate::recording::RecordArgs;
 use crate::runtime::Runtime;
 #[cfg(feature = "server")]
 use crate::server;
@@ -41,7 +42,7 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Run a VPN server.
     #[cfg(feature = "server")]
-    Server(FileArgs),
+    Server(ServerArgs),
     /// Run a VPN client.
     Client(ClientArgs),
     /// Make and show certificates.
@@ -60,6 +61,19 @@ pub struct FileArgs {
     pub config: PathBuf,
 }
 
+/// What a server needs.
+#[cfg(feature = "server")]
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The configuration file.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// What is recorded.
+    #[command(flatten)]
+    pub record: RecordArgs,
+}
+
 /// What a client needs.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
@@ -70,6 +84,10 @@ pub struct ClientArgs {
     /// Give up when the first connection fails or ends, as `reconnect = false` does.
     #[arg(long)]
     pub once: bool,
+
+    /// What is recorded.
+    #[command(flatten)]
+    pub record: RecordArgs,
 }
 
 /// The whole program on runtime `R`.
@@ -107,8 +125,8 @@ fn run<R: Runtime>(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run::<R>(&args),
         #[cfg(feature = "server")]
-        Command::Server(args) => server::run::<R>(&args.config),
-        Command::Client(args) => client::run::<R>(&args.config, args.once),
+        Command::Server(args) => server::run::<R>(&args.config, &args.record),
+        Command::Client(args) => client::run::<R>(&args.config, args.once, &args.record),
         #[cfg(feature = "pki")]
         Command::Pki(command) => pki::run(&command),
         Command::Check(args) => check::run(&args.config),

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod logging;
 #[cfg(feature = "pki")]
 pub mod pki;
+pub mod recording;
 pub mod runtime;
 #[cfg(feature = "server")]
 pub mod server;

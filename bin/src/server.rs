@@ -7,6 +7,7 @@ mod shards;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ use crate::config::server::ServerSettings;
 use crate::config::{ServerFile, Source};
 use crate::exit::{Exit, Failure};
 use crate::host::{GatewayAccess, HostNet, ServerNet, Table};
+use crate::recording::RecordArgs;
 use crate::runtime::Runtime;
 use crate::state::State;
 use leases::Leases;
@@ -33,8 +35,15 @@ use shards::Resources;
 ///
 /// # Errors
 /// A [`Failure`]; the host is then as before.
-pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
-    let settings = ServerFile::load(&Source::read(path)?)?;
+pub fn run<R: Runtime>(path: &Path, record: &RecordArgs) -> Result<(), Failure> {
+    let mut settings = ServerFile::load(&Source::read(path)?)?;
+    if let Some(tape) = record.open(&settings.profile)? {
+        if settings.shards.get() > 1 {
+            tracing::info!("--record: one shard; what several tell each other is not recorded");
+            settings.shards = NonZeroU16::MIN;
+        }
+        settings.credentials = settings.credentials.recorded_by(tape);
+    }
     let signals = StopSignals::new()?;
     let (state, warning) = State::open(&settings.state_dir)?;
     if let Some(warning) = warning {
@@ -55,7 +64,7 @@ pub fn run<R: Runtime>(path: &Path) -> Result<(), Failure> {
         templates = ?settings.templates.iter().map(|(text, _)| text).collect::<Vec<_>>(),
         "server ready"
     );
-    let pumps = resources.pumps(settings.shards, config, state, host)?;
+    let pumps = resources.pumps(&settings, config, state, host)?;
     let controllers = pumps.iter().map(Pump::controller).collect();
     signals.forward(controllers, || Message::Stop);
     let (pumps, ran) = shards::run::<R>(pumps);

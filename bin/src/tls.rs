@@ -6,18 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use masque_core::endpoint::Cipher;
+use masque_recording::tls::{self, Side, TlsError};
+use masque_recording::{Tape, Tls};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
-use rustls::SupportedCipherSuite;
-use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-#[cfg(feature = "aws-lc-rs")]
-use rustls::crypto::aws_lc_rs as backend;
-#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
-use rustls::crypto::ring as backend;
-use rustls::quic::Suite;
-use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use toml::Spanned;
@@ -26,25 +20,19 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use crate::config::{Pem, Source};
 use crate::exit::Failure;
 
-/// Sessions that clients may resume; the oldest give way. Each is a certificate and little else.
-const RESUMABLE_SESSIONS: usize = 4096;
-/// How many a client may take up again: it may try several times at once.
-const TICKETS: usize = 2;
-/// Servers whose sessions a client keeps: there is one.
-const RESUMABLE_SERVERS: usize = 2;
-
 /// The CA of the other side, our own certificate and key if we have one, and the ciphers that may be used.
 #[derive(Clone)]
 pub struct Credentials {
-    roots: Arc<RootCertStore>,
+    authorities: Vec<CertificateDer<'static>>,
     own: Option<Arc<CertifiedKey>>,
     ciphers: Vec<Cipher>,
+    tape: Option<Tape>,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
-            .field("roots", &self.roots.len())
+            .field("authorities", &self.authorities.len())
             .field("own", &self.own.is_some())
             .field("ciphers", &self.ciphers)
             .finish()
@@ -189,33 +177,10 @@ fn has_aes() -> bool {
     has
 }
 
-fn suite(cipher: Cipher) -> SupportedCipherSuite {
-    match cipher {
-        Cipher::Aes128Gcm => backend::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        Cipher::Aes256Gcm => backend::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        Cipher::Chacha20Poly1305 => backend::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    }
-}
-
-/// What protects Initial packets, whatever is negotiated later (RFC 9001 §5.2).
-fn initial_suite() -> Result<Suite, Failure> {
-    let suite = suite(Cipher::Aes128Gcm).tls13();
-    suite
-        .and_then(|suite| suite.quic_suite())
-        .ok_or_else(|| Failure::internal("AES-128-GCM is missing, which QUIC begins with"))
-}
-
 /// The provider this was built with, with the default ciphers; nothing is taken from a process-wide default.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
-    provider_of(&default_ciphers())
-}
-
-fn provider_of(ciphers: &[Cipher]) -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        cipher_suites: ciphers.iter().copied().map(suite).collect(),
-        ..backend::default_provider()
-    })
+    Arc::new(tls::provider(&default_ciphers()))
 }
 
 /// 32 bytes of the operating system's randomness.
@@ -242,8 +207,9 @@ impl Credentials {
         own: Option<(&Spanned<Pem>, &Spanned<Pem>)>,
     ) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(source, ca)? {
-            let described = Described::of(&certificate).map_err(|error| source.fault(ca, error))?;
+        let authorities = certificates(source, ca)?;
+        for certificate in &authorities {
+            let described = Described::of(certificate).map_err(|error| source.fault(ca, error))?;
             if !described.ca {
                 return Err(source
                     .fault(
@@ -253,16 +219,17 @@ impl Credentials {
                     .help("ca is the file ca.pem that `masque pki init` wrote"));
             }
             roots
-                .add(certificate)
+                .add(certificate.clone())
                 .map_err(|error| source.fault(ca, format!("unusable CA certificate: {error}")))?;
         }
         let own = own
             .map(|(certificate, key)| certified_key(source, certificate, key))
             .transpose()?;
         Ok(Self {
-            roots: Arc::new(roots),
+            authorities,
             own,
             ciphers: default_ciphers(),
+            tape: None,
         })
     }
 
@@ -271,6 +238,33 @@ impl Credentials {
     #[must_use]
     pub fn with_ciphers(self, ciphers: Vec<Cipher>) -> Self {
         Self { ciphers, ..self }
+    }
+
+    /// The same; what TLS draws is written to this recording.
+    #[must_use]
+    pub fn recorded_by(self, tape: Tape) -> Self {
+        Self {
+            tape: Some(tape),
+            ..self
+        }
+    }
+
+    /// The recording that what TLS draws is written to, and what stands in it of TLS.
+    #[must_use]
+    pub fn recording(&self) -> Option<(Tape, Tls)> {
+        Some((self.tape.clone()?, self.plain_side().described()))
+    }
+
+    fn plain_side(&self) -> Side {
+        let (authorities, own) = (self.authorities.clone(), self.own.clone());
+        Side::new(&self.ciphers, authorities, own)
+    }
+
+    fn side(&self) -> Side {
+        match &self.tape {
+            Some(tape) => self.plain_side().recorded(tape),
+            None => self.plain_side(),
+        }
     }
 
     /// Our own certificate.
@@ -300,30 +294,7 @@ impl Credentials {
     /// # Errors
     /// rustls refuses the certificate or the CA.
     pub fn server(&self) -> Result<Arc<QuicServerConfig>, Failure> {
-        let own = self
-            .own
-            .clone()
-            .ok_or_else(|| Failure::internal("a server without a certificate"))?;
-        let provider = provider_of(&self.ciphers);
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            Arc::clone(&self.roots),
-            Arc::clone(&provider),
-        )
-        .build()
-        .map_err(|error| Failure::config(format!("the clients' CA is unusable: {error}")))?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| Failure::internal(error.to_string()))?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-        config.alpn_protocols = vec![b"h3".to_vec()];
-        // Shared by all shards, each good for one connection, gone with the process. A resumed session has
-        // its client's certificate with it, and ends with that as any other does.
-        config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
-        config.send_tls13_tickets = TICKETS;
-        QuicServerConfig::with_initial(Arc::new(config), initial_suite()?)
-            .map(Arc::new)
-            .map_err(|error| Failure::internal(error.to_string()))
+        self.side().server().map_err(refused)
     }
 
     /// TLS of a client.
@@ -331,21 +302,14 @@ impl Credentials {
     /// # Errors
     /// rustls refuses the certificate.
     pub fn client(&self) -> Result<Arc<QuicClientConfig>, Failure> {
-        let builder = rustls::ClientConfig::builder_with_provider(provider_of(&self.ciphers))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| Failure::internal(error.to_string()))?
-            .with_root_certificates(Arc::clone(&self.roots));
-        let mut config = match &self.own {
-            Some(own) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))))
-            }
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h3".to_vec()];
-        config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS);
-        QuicClientConfig::with_initial(Arc::new(config), initial_suite()?)
-            .map(Arc::new)
-            .map_err(|error| Failure::internal(error.to_string()))
+        self.side().client().map_err(refused)
+    }
+}
+
+fn refused(error: TlsError) -> Failure {
+    match error {
+        TlsError::Authority(_) => Failure::config(error.to_string()),
+        TlsError::Missing(_) | TlsError::Rustls(_) => Failure::internal(error.to_string()),
     }
 }
 
@@ -407,13 +371,6 @@ mod tests {
             let mut all = by_preference(aes);
             all.sort_unstable();
             assert_eq!(all, Cipher::ALL);
-        }
-    }
-
-    #[test]
-    fn a_cipher_is_the_tls_cipher_suite_of_its_number() {
-        for cipher in Cipher::ALL {
-            assert_eq!(u16::from(suite(cipher).suite()), cipher.suite());
         }
     }
 }

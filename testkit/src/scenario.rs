@@ -386,6 +386,7 @@ impl Keys {
         Ok(match self {
             Self::Null => Arc::new(NullClient {
                 identity: identity.cloned(),
+                rewrite: None,
             }),
             Self::Tls(authority) => authority.client_with(identity, last, resuming)?,
         })

@@ -44,13 +44,35 @@ fn many_flows_keep_what_the_path_gives_them_on_bad_paths() {
     for (name, least) in [
         ("wifi", 0.92),
         ("lte", 0.90),
-        ("mobile-bad", 0.78),
-        ("mobile-bad-inorder", 0.78),
+        ("mobile-bad", 0.86),
+        ("mobile-bad-inorder", 0.82),
         ("satellite", 0.85),
     ] {
         let share = share(name, 16, End::Client);
         assert!(share > least, "{name}: {share:.2}");
     }
+}
+
+#[test]
+fn a_path_that_reorders_loses_no_more_voice_than_it_does_by_itself() {
+    let lost = |subject| -> f64 {
+        let runs = (1..=6).map(|seed| {
+            go(&Trial {
+                profile: path("mobile-bad"),
+                subject,
+                flows: 16,
+                from: End::Server,
+                voice: true,
+                length: Duration::from_secs(6),
+                seed,
+                ..Trial::default()
+            })
+        });
+        runs.map(|outcome| outcome.voice_lost).sum()
+    };
+    let (raw, tunnel) = (lost(Subject::Raw), lost(TUNNEL));
+    // What is more than 129 packets late is dropped by quinn-proto: a third more, and worse in bursts.
+    assert!(tunnel <= raw * 1.1, "{tunnel} of {raw}");
 }
 
 #[test]

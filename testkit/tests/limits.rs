@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use masque_core::endpoint::{Counters, PortId, Usage};
+use masque_core::endpoint::{Counters, DropReason, PortId, Usage};
 use masque_testkit::crypto::null::NullClient;
 use masque_testkit::hostile::catalogue;
 use masque_testkit::hostile::peer::Peer;
@@ -284,4 +284,170 @@ fn first_packets_from_spoofed_sources_cost_a_retry_each() {
     let extra = under.counters.udp_sent - alone.counters.udp_sent;
     // A Retry for each, and the few packets of the handshakes below the threshold, three tries each.
     assert!(extra < 13_000, "{extra} datagrams for 10,000");
+}
+
+/// Stands behind the quarter stream ID of the DATAGRAM frames whose packets [`challenges`] takes.
+const FILL: u8 = 0xc7;
+
+/// A packet with a DATAGRAM frame of ours, and nothing else, becomes one of nothing but PATH_CHALLENGE
+/// frames, as many as have room.
+fn challenges(frames: &mut [u8]) {
+    if !matches!(frames, [0x31, _, 0, FILL, ..] | [0x31, _, _, 0, FILL, ..]) {
+        return;
+    }
+    frames.fill(0);
+    for (nth, frame) in frames.chunks_exact_mut(9).enumerate() {
+        frame.fill(u8::try_from(nth).unwrap_or(u8::MAX));
+        frame[0] = 0x1a;
+    }
+}
+
+/// The same, and nothing is acknowledged.
+fn challenges_alone(frames: &mut [u8]) {
+    if matches!(frames, [0x02 | 0x03, ..]) {
+        frames.fill(0);
+    }
+    challenges(frames);
+}
+
+/// A peer that sends PATH_CHALLENGE frames, and what it gets for them.
+struct Challenger {
+    peer: Peer,
+    own: SocketAddr,
+    /// Where else the challenges seem to come from.
+    elsewhere: Vec<SocketAddr>,
+    /// Bytes and packets of challenges.
+    sent: (usize, usize),
+    /// What came to each address: bytes and datagrams.
+    answered: (usize, usize),
+}
+
+impl Challenger {
+    fn new(star: &mut Star, elsewhere: u16, acknowledges: bool) -> Self {
+        let own = hostile_address(0);
+        let elsewhere: Vec<_> = (1..=elsewhere).map(hostile_address).collect();
+        for address in elsewhere.iter().chain([&own]) {
+            star.world.add_stranger(*address);
+        }
+        let rewrite = match acknowledges {
+            true => challenges,
+            false => challenges_alone,
+        };
+        let crypto = Arc::new(NullClient {
+            rewrite: Some(rewrite),
+            ..(*NullClient::named("urn:challenger")).clone()
+        });
+        let peer = Peer::client(
+            star.world.instant(),
+            &star.world.seed().fork("challenger"),
+            crypto,
+            &Offer::default(),
+            server_address(),
+            SERVER_NAME,
+        );
+        Self {
+            peer: peer.expect("null crypto takes any name"),
+            own,
+            elsewhere,
+            sent: (0, 0),
+            answered: (0, 0),
+        }
+    }
+
+    /// Until then the peer sends a packet of `size` bytes of frames every millisecond.
+    fn run(&mut self, star: &mut Star, until: Duration, size: usize) {
+        let mut next = 0;
+        while star.world.now() < until {
+            let now = star.world.instant();
+            if self.peer.is_connected() {
+                // An empty SETTINGS frame on a control stream.
+                if self.sent.1 == 0 {
+                    self.peer.write("control", &[0, 4, 0]).expect("credit");
+                }
+                let mut datagram = vec![FILL; size];
+                datagram[0] = 0;
+                // Without acknowledgements of the server's there is a time when no more goes out.
+                let _ = self.peer.datagram(datagram);
+            }
+            self.peer.handle_timeout(now);
+            while let Some((to, data)) = self.peer.poll_transmit(now) {
+                let frames = 1 + 8 + usize::from(data[0] & 3) + 1;
+                let mut from = self.own;
+                if data[0] & 0x80 == 0 && data[frames] == 0x1a {
+                    self.sent = (self.sent.0 + data.len(), self.sent.1 + 1);
+                    if !self.elsewhere.is_empty() {
+                        from = self.elsewhere[next % self.elsewhere.len()];
+                        next += 1;
+                    }
+                }
+                star.world.send_as_stranger(from, to, data);
+            }
+            let then = star.world.now() + Duration::from_millis(1);
+            star.world.run_until(then);
+            // Whoever has the other addresses tells the peer what comes there, so that it goes on.
+            for address in self.elsewhere.clone().into_iter().chain([self.own]) {
+                while let Some((from, data)) = star.world.take_letter(address) {
+                    if self.elsewhere.is_empty() || address != self.own {
+                        self.answered = (self.answered.0 + data.len(), self.answered.1 + 1);
+                    }
+                    let now = star.world.instant();
+                    self.peer.handle_udp(now, from, None, &data);
+                }
+            }
+        }
+    }
+}
+
+/// A peer floods PATH_CHALLENGE frames, from its own address or from others, small packets or full ones,
+/// and acknowledges the answers or not.
+#[test]
+fn path_challenges_cost_no_memory_and_no_more_answers_than_packets() {
+    let _turn = my_turn();
+    let options = honest();
+    let alone = attacked(&options, None, 0, |_| {});
+    for (elsewhere, size, acknowledges) in [
+        (0, 1100, true),
+        (0, 1100, false),
+        (40, 1100, true),
+        (40, 1100, false),
+        (1, 40, true),
+    ] {
+        let mut star = star(&options).expect("valid");
+        star.world.run_until(WARM);
+        let before = replies(&star);
+        let mut peer = Challenger::new(&mut star, elsewhere, acknowledges);
+        let region = Region::new(HEAP);
+        let end = WARM + Duration::from_secs(4);
+        peer.run(&mut star, end, size);
+        let bytes = grown(&region);
+        let case = format!("{elsewhere} addresses, {size} bytes, acknowledged: {acknowledges}");
+        let (sent, answered) = (peer.sent, peer.answered);
+        eprintln!("{case}: {sent:?} sent, {answered:?} back, {bytes} bytes held");
+        assert!(sent.1 > 500, "{case}: {sent:?}");
+        assert!(bytes < PER_PEER + (8 << 20), "{case}: {bytes} bytes");
+        // However many challenges a packet has: one answer, and an acknowledgement.
+        assert!(
+            answered.1 <= 2 * sent.1 + 50,
+            "{case}: {answered:?} for {sent:?}"
+        );
+        if elsewhere > 0 {
+            // RFC 9000 §8.2.2: no more than may be sent to any address that proves nothing.
+            assert!(
+                answered.0 <= 3 * sent.0,
+                "{case}: {answered:?} for {sent:?}"
+            );
+            assert!(
+                !acknowledges || answered.1 > 100,
+                "{case}: some are answered"
+            );
+        }
+        if size == 40 {
+            let endpoint = star.world.node(star.server).endpoint();
+            let counters = endpoint.expect("running").counters();
+            assert!(counters.dropped(DropReason::Unproven) > 0, "{counters:?}");
+        }
+        // For as long as the attack lasts, what the honest clients have without it.
+        let share = (replies(&star) - before) as f64 * 1000.0 * 5.0 / alone.throughput as f64;
+        assert!(share >= 0.9, "{case}: {share:.2} left");
+    }
 }

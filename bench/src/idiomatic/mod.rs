@@ -17,8 +17,8 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use masque_adapter_kit::{App, Cx, Descriptors, Io, Pump, Sockets, Source, SystemIo};
-use masque_core::endpoint::{Endpoint, PortId, RecvMeta, SocketId, TunBatch};
+use masque_adapter_kit::{App, Cx, Descriptors, Io, Pump, Sockets, Source, SystemIo, Taped};
+use masque_core::endpoint::{PortId, RecvMeta, SocketId, TunBatch};
 use masque_core::wire::offload::VnetHdr;
 
 /// How many messages wait in a channel.
@@ -43,7 +43,7 @@ enum Output {
 
 /// What the task with the endpoint owns.
 struct Core<A: App> {
-    endpoint: Endpoint,
+    endpoint: Taped,
     app: A,
     batch: TunBatch,
     stop: bool,
@@ -143,7 +143,7 @@ impl<A: App> Parts<A> {
         let ports = ports.map(|id| Ok((id, copy(Source::Port(id))?)));
         let ports = ports.collect::<io::Result<_>>()?;
         let core = Core {
-            endpoint,
+            endpoint: endpoint.into(),
             app,
             batch: TunBatch::default(),
             stop: false,

@@ -3,6 +3,7 @@
 mod backoff;
 mod install;
 mod moving;
+mod settling;
 mod verdict;
 
 use std::io;
@@ -24,11 +25,13 @@ use masque_core::wire::prefix::IpPrefix;
 use self::backoff::Backoff;
 pub use self::install::Installer;
 use self::moving::Moving;
+use self::settling::Settling;
 use self::verdict::{Circumstances, Verdict};
 use crate::app::{self, GRACE, StopSignals, list};
 use crate::config::client::ClientSettings;
 use crate::config::{ClientFile, Source};
 use crate::exit::{Exit, Failure};
+use crate::recording::RecordArgs;
 use crate::runtime::Runtime;
 use crate::tls;
 
@@ -39,10 +42,13 @@ const WATCH: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// A [`Failure`]; the host is then as before.
-pub fn run<R: Runtime>(path: &Path, once: bool) -> Result<(), Failure> {
+pub fn run<R: Runtime>(path: &Path, once: bool, record: &RecordArgs) -> Result<(), Failure> {
     let mut settings = ClientFile::load(&Source::read(path)?)?;
     if once {
         settings.reconnect = None;
+    }
+    if let Some(tape) = record.open(&settings.profile)? {
+        settings.credentials = settings.credentials.recorded_by(tape);
     }
     let signals = StopSignals::new()?;
     serve::<R>(settings, signals, None)
@@ -72,8 +78,9 @@ pub fn serve<R: Runtime>(
     app::tell_forbidden(&settings.tun, &settings.transport);
     let mut io = app::system_io(&settings.transport);
     io.add_tun(tun);
+    let recording = settings.credentials.recording();
     let app = ClientApp::new(settings, Some(installer), observer)?;
-    let mut pump = app::pump(config, io, app)?;
+    let mut pump = app::recorded_pump(config, io, app, recording)?;
     let controller = pump.controller();
     pump.app_mut().controller = Some(controller.clone());
     let _watch = moving::watch(&controller);
@@ -177,7 +184,7 @@ pub struct ClientApp {
     tunnel_end: Option<TunnelEnd>,
     watch_at: Option<Instant>,
     moving: Moving,
-    mtu: u32,
+    mtu: Settling,
     failure: Option<Failure>,
 }
 
@@ -214,7 +221,7 @@ impl ClientApp {
             tunnel_end: None,
             watch_at: None,
             moving: Moving::default(),
-            mtu: 0,
+            mtu: Settling::default(),
             failure: None,
         })
     }
@@ -383,15 +390,20 @@ impl ClientApp {
         self.tell(Status::Up);
         if let Some(info) = cx.endpoint.tunnel(tunnel) {
             tracing::info!(%tunnel, remote = %link.remote, mtu = info.mtu, "tunnel up");
-            self.mtu_changed(cx, info.mtu);
+            let mtu = self.device_mtu(info.mtu);
+            let mtu = self.mtu.begin(mtu);
+            self.mtu_settled(cx, mtu);
         }
     }
 
-    fn mtu_changed(&mut self, cx: &mut Cx<'_>, tunnel_mtu: u32) {
-        let mtu = tunnel_mtu.min(*self.settings.tun.mtu.get_ref());
-        if std::mem::replace(&mut self.mtu, mtu) == mtu {
+    fn device_mtu(&self, tunnel_mtu: u32) -> u32 {
+        tunnel_mtu.min(*self.settings.tun.mtu.get_ref())
+    }
+
+    fn mtu_settled(&mut self, cx: &mut Cx<'_>, mtu: Option<u32>) {
+        let Some(mtu) = mtu else {
             return;
-        }
+        };
         if let Some(installer) = &mut self.installer {
             if let Err(error) = installer.set_mtu(mtu) {
                 return self.fatal(cx, app::host_failure(&error));
@@ -507,7 +519,11 @@ impl App for ClientApp {
             Event::Routes { tunnel, routes } if self.is_ours(tunnel) => {
                 self.routes(cx, routes.ranges());
             }
-            Event::Mtu { tunnel, mtu } if self.is_ours(tunnel) => self.mtu_changed(cx, mtu),
+            Event::Mtu { tunnel, mtu } if self.is_ours(tunnel) => {
+                let mtu = self.device_mtu(mtu);
+                let mtu = self.mtu.tell(cx.now, mtu);
+                self.mtu_settled(cx, mtu);
+            }
             Event::TunnelDown { tunnel, reason } => {
                 tracing::info!(%tunnel, ?reason, "tunnel down");
                 if self.link().is_some_and(|link| link.conn == tunnel.conn)
@@ -577,7 +593,8 @@ impl App for ClientApp {
             _ => None,
         };
         let settled = self.moving.settles_at;
-        phase.into_iter().chain(self.watch_at).chain(settled).min()
+        let others = [self.watch_at, settled, self.mtu.due()];
+        phase.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>) {
@@ -597,6 +614,8 @@ impl App for ClientApp {
         if self.moving.settles_at.is_some_and(|at| at <= cx.now) {
             self.look(cx);
         }
+        let mtu = self.mtu.settled(cx.now);
+        self.mtu_settled(cx, mtu);
     }
 
     fn on_port_lost(&mut self, cx: &mut Cx<'_>, _port: PortId, error: &io::Error) {

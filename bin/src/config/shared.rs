@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use masque_core::endpoint::{Cipher, CongestionControl, TransportProfile};
+use masque_core::endpoint::{Cipher, CongestionControl, Ipv6Minimum, TransportProfile};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -35,7 +35,7 @@ impl Default for TunSection {
     fn default() -> Self {
         Self {
             name: Spanned::new(0..0, "masque0".to_owned()),
-            mtu: Spanned::new(0..0, 1400),
+            mtu: Spanned::new(0..0, 1420),
             offload: true,
             multi_queue: true,
             steering: true,
@@ -86,6 +86,29 @@ pub enum Congestion {
     /// Made for tunnels: by delay, not by loss (docs/congestion.md).
     #[default]
     Tunnel,
+}
+
+/// `ipv6_minimum`: what a tunnel does about the 1,280 bytes that IPv6 needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv6Setting {
+    /// Below them it carries IPv4 only.
+    #[default]
+    Follow,
+    /// It asks whether they pass all the way, and ends where they do not.
+    Require,
+}
+
+impl From<Ipv6Setting> for Ipv6Minimum {
+    fn from(setting: Ipv6Setting) -> Self {
+        match setting {
+            Ipv6Setting::Follow => Self::Follow,
+            Ipv6Setting::Require => Self::Require {
+                probes: 3,
+                interval: Duration::from_secs(1),
+            },
+        }
+    }
 }
 
 /// An entry of `ciphers`.
@@ -142,6 +165,9 @@ pub struct TransportSection {
     pub max_mtu: Option<Spanned<u16>>,
     /// Whether path MTU discovery runs.
     pub discover_mtu: Option<bool>,
+    /// What a tunnel does about the 1,280 bytes that IPv6 needs: by QUIC's path MTU alone, or, where HTTP
+    /// intermediaries may be on the way, by asking the other end.
+    pub ipv6_minimum: Option<Ipv6Setting>,
     /// Close after so long in silence.
     pub idle_timeout: Option<Spanned<Span>>,
     /// Keep a connection for so much longer, with its lease and what waits for it, so that a peer whose
@@ -267,6 +293,7 @@ impl TransportSection {
         if let Some(discover) = self.discover_mtu {
             profile.discover_mtu = discover;
         }
+        profile.ipv6_minimum = self.ipv6_minimum.unwrap_or_default().into();
         Ok(())
     }
 

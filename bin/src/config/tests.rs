@@ -131,3 +131,106 @@ fn the_transport_section_becomes_the_profile_of_the_core() {
         assert_eq!(ciphers, crate::tls::default_ciphers());
     }
 }
+
+const SERVER: &str = include_str!("../../examples/server.toml");
+const CLIENT: &str = include_str!("../../examples/client.toml");
+const LIMITS: &str = include_str!("../../../docs/limits.md");
+
+/// An example with its comments that are settings taken for settings.
+fn in_full(example: &str) -> String {
+    let lines = example.lines().map(|line| {
+        let setting = line.strip_prefix('#').filter(|rest| {
+            let word = rest.trim_start_matches('[').split([' ', ']']).next();
+            let is_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            rest.contains(['=', '['])
+                && word.is_some_and(|it| !it.is_empty() && it.chars().all(is_key))
+        });
+        setting.unwrap_or(line)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The keys of a table of an example.
+fn keys(example: &str, section: Option<&str>) -> Vec<String> {
+    let whole: toml::Table = toml::from_str(&in_full(example)).unwrap();
+    let table = match section {
+        Some(name) => whole[name].as_table().unwrap(),
+        None => &whole,
+    };
+    table.keys().cloned().collect()
+}
+
+/// The keys that a schema takes, as it says when it is given another.
+fn schema<T: serde::de::DeserializeOwned>() -> Vec<String> {
+    let Err(refusal) = toml::from_str::<T>("no_such_key = 1") else {
+        panic!("an unknown key is taken");
+    };
+    let refusal = refusal.message().to_owned();
+    let quoted = refusal.split('`').skip(3).step_by(2);
+    quoted.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_examples_show_every_key_there_is_and_no_other() {
+    let same = |mut shown: Vec<String>, mut taken: Vec<String>| {
+        shown.sort();
+        taken.sort();
+        assert!(taken.len() > 2, "{taken:?}");
+        assert_eq!(shown, taken);
+    };
+    same(keys(SERVER, None), schema::<ServerFile>());
+    same(keys(SERVER, Some("tun")), schema::<shared::TunSection>());
+    same(
+        keys(SERVER, Some("limits")),
+        schema::<server::LimitsSection>(),
+    );
+    same(
+        keys(SERVER, Some("transport")),
+        schema::<shared::TransportSection>(),
+    );
+    same(keys(CLIENT, None), schema::<ClientFile>());
+    same(
+        keys(CLIENT, Some("reconnect")),
+        schema::<client::ReconnectSection>(),
+    );
+}
+
+/// Every key that `docs/limits.md` names is there, and every limit that can be set is in it.
+#[test]
+fn the_limits_are_those_that_can_be_set() {
+    let limits = keys(SERVER, Some("limits"));
+    let (client, transport) = (keys(CLIENT, None), keys(SERVER, Some("transport")));
+    let rows = LIMITS.lines().filter(|line| line.starts_with("| "));
+    let column = rows.skip(1).filter_map(|row| row.split(" | ").nth(2));
+    let mut named = Vec::new();
+    for cell in column {
+        for key in cell.split('`').skip(1).step_by(2) {
+            match key.split_once('.') {
+                Some(("transport", key)) => assert!(transport.contains(&key.to_owned()), "{key}"),
+                Some(_) => panic!("{key} is of no section"),
+                None if limits.contains(&key.to_owned()) => named.push(key.to_owned()),
+                None => assert!(client.contains(&key.to_owned()), "there is no {key}"),
+            }
+        }
+    }
+    for key in limits {
+        assert!(named.contains(&key), "docs/limits.md is silent about {key}");
+    }
+}
+
+#[test]
+fn ipv6_may_be_made_a_condition() {
+    use masque_core::endpoint::Ipv6Minimum;
+
+    let minimum = |text: &str| {
+        let source = source(text);
+        let section: shared::TransportSection = source.parse().unwrap();
+        section.profile(&source).unwrap().ipv6_minimum
+    };
+    assert_eq!(minimum(""), Ipv6Minimum::Follow);
+    assert_eq!(minimum("ipv6_minimum = 'follow'"), Ipv6Minimum::Follow);
+    assert!(matches!(
+        minimum("ipv6_minimum = 'require'"),
+        Ipv6Minimum::Require { .. }
+    ));
+}

@@ -1,6 +1,5 @@
 //! A server on several cores: a thread, a loop, sockets and a queue of the device for each shard.
 
-use std::num::NonZeroU16;
 use std::thread;
 
 use masque_adapter_kit::mail::post_office;
@@ -113,11 +112,12 @@ impl Resources {
     /// The configuration cannot be used, or no descriptors are left.
     pub(super) fn pumps(
         self,
-        shards: NonZeroU16,
+        settings: &ServerSettings,
         config: Config,
         state: State,
         host: HostNet,
     ) -> Result<Vec<Pump<ServerApp>>, Failure> {
+        let shards = settings.shards;
         let mut members = self
             .ios
             .into_iter()
@@ -129,7 +129,8 @@ impl Resources {
         if shards.get() == 1 {
             let io = members.next().unwrap_or_default();
             let app = ServerApp::new(state, Some(host));
-            let mut pump = app::pump(config, io, app)?;
+            let recording = settings.credentials.recording();
+            let mut pump = app::recorded_pump(config, io, app, recording)?;
             let controller = pump.controller();
             pump.app_mut().resolve_names(controller);
             return Ok(vec![pump]);

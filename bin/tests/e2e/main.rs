@@ -8,6 +8,7 @@ mod namespace;
 mod pairs;
 mod paths;
 mod process;
+mod recordings;
 mod refusals;
 mod restores;
 mod shards;

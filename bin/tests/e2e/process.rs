@@ -1,5 +1,6 @@
 //! The program as anyone starts it: its log read as it comes, killed and reaped when it goes out of scope.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
@@ -71,6 +72,17 @@ impl Process {
         Self::start_by(&[], namespace, binary, command, config, environment)
     }
 
+    /// The same with more arguments.
+    pub(crate) fn start_as(
+        namespace: &Namespace,
+        binary: Binary,
+        command: &str,
+        config: &Path,
+        arguments: &[&OsStr],
+    ) -> Self {
+        Self::start_all(&[], namespace, binary, (command, config, arguments), &[])
+    }
+
     /// The same by a program that becomes it, such as `setpriv` with its options.
     pub(crate) fn start_by(
         launcher: &[&str],
@@ -80,12 +92,24 @@ impl Process {
         config: &Path,
         environment: &[(&str, &str)],
     ) -> Self {
+        let what = (command, config, &[][..]);
+        Self::start_all(launcher, namespace, binary, what, environment)
+    }
+
+    fn start_all(
+        launcher: &[&str],
+        namespace: &Namespace,
+        binary: Binary,
+        (command, config, arguments): (&str, &Path, &[&OsStr]),
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = namespace.run(|| {
             let mut words = launcher.iter().copied().chain([binary.path()]);
             Command::new(words.next().unwrap())
                 .args(words)
                 .args(["--log-format", "json", command, "-c"])
                 .arg(config)
+                .args(arguments)
                 .env("MASQUE_LOG", "debug")
                 .envs(environment.iter().copied())
                 .stdin(Stdio::null())

@@ -81,13 +81,6 @@ struct Traveller {
 }
 
 impl Traveller {
-    /// What the endpoint did since the last look, under the time of this one.
-    fn look(&self, endpoint: &mut Endpoint) {
-        for line in endpoint.take_trace() {
-            self.net.borrow_mut().note(line);
-        }
-    }
-
     fn echo(&mut self, size: usize) {
         for source in self.addresses.clone() {
             let destination = if source.is_ipv4() { INNER_V4 } else { INNER_V6 };
@@ -154,7 +147,6 @@ impl App for Traveller {
     }
 
     fn on_event(&mut self, cx: &mut Cx<'_>, event: Event) {
-        self.look(cx.endpoint);
         self.net.borrow_mut().note(format_args!("event {event:?}"));
         match event {
             Event::Addresses { tunnel, addresses } => {
@@ -177,7 +169,6 @@ impl App for Traveller {
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>) {
-        self.look(cx.endpoint);
         if let Some((_, deed)) = self.deeds.pop_front() {
             self.net.borrow_mut().note(format_args!("deed {deed:?}"));
             self.perform(cx, deed);
@@ -187,7 +178,7 @@ impl App for Traveller {
 
 type Virtual = Pump<Traveller, VirtualIo>;
 
-/// Every datagram and packet, every event and transition of the client and of the server, with its time.
+/// Every datagram, packet and event with its time, and every transition of the client and of the server.
 fn trace(seed: u64, run: fn(Virtual) -> Result<Virtual, Error>) -> String {
     let mut options = Options {
         seed,
@@ -231,7 +222,6 @@ fn trace(seed: u64, run: fn(Virtual) -> Result<Virtual, Error>) -> String {
     let pump = run(pump.expect("descriptors are left")).expect("it stops in peace");
     let counters = pump.counters().clone();
     let (mut endpoint, io, app) = pump.into_parts();
-    app.look(&mut endpoint);
     drop((io, app));
     let net = Rc::into_inner(net).expect("nobody else has it");
     let (mut log, world) = net.into_inner().into_log();
@@ -245,6 +235,7 @@ fn trace(seed: u64, run: fn(Virtual) -> Result<Virtual, Error>) -> String {
         inner.answered,
         inner.others.len(),
     ));
+    log.extend(endpoint.take_trace().iter().map(ToString::to_string));
     log.extend(world.trace().lines().iter().cloned());
     log.join("\n")
 }

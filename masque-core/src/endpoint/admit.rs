@@ -42,6 +42,9 @@ pub(super) struct Ticket {
     source: IpPrefix,
     /// Whether the source address is proven to be one.
     proven: bool,
+    /// Whether its first packet filled a datagram of the largest size there is: what has come on this path, may
+    /// go.
+    wide: bool,
 }
 
 /// Proven and unproven handshakes count apart: packets with forged sources then cannot use up what
@@ -181,10 +184,17 @@ impl Admission {
 
 impl Endpoint {
     /// A first packet: refused at a limit, answered with a Retry under load, else queued.
-    pub(super) fn on_incoming(&mut self, now: Instant, socket: SocketId, incoming: Incoming) {
+    pub(super) fn on_incoming(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        incoming: Incoming,
+        size: usize,
+    ) {
         let ticket = Ticket {
             source: paying_prefix(incoming.remote_address()),
             proven: incoming.remote_address_validated(),
+            wide: size >= usize::from(self.profile.max_mtu),
         };
         // Judged and counted in one: two shards never both take the last place.
         let verdict = {
@@ -257,7 +267,8 @@ impl Endpoint {
     fn accept(&mut self, now: Instant, socket: SocketId, incoming: Incoming, ticket: Ticket) {
         let remote = incoming.remote_address();
         let mut buf = Vec::new();
-        match self.quic.accept(incoming, now, &mut buf, None) {
+        let config = self.wide_server.clone().filter(|_| ticket.wide);
+        match self.quic.accept(incoming, now, &mut buf, config) {
             Ok((handle, connection)) => {
                 self.budget.spend(Budget::FIRST_FLIGHT);
                 self.fwd.counters.handshakes += 1;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::admit::Ticket;
+use super::beside::Beside;
 use super::bridge::Bridge;
 use super::counters::DropReason;
 use super::early::Early;
@@ -57,6 +58,8 @@ pub(super) struct Conn {
     pub(super) closing: Option<CloseReason>,
     pub(super) closed_told: bool,
     pub(super) remote: std::net::SocketAddr,
+    /// What may be sent to other addresses than that.
+    pub(super) beside: Beside,
     /// Requests that wait for the addresses of a host name (server).
     pub(super) resolving: Vec<(TunnelId, TunnelRequest)>,
     /// Datagrams that came before their tunnel was open.

@@ -48,11 +48,13 @@ pub enum DropReason {
     PoolSource,
     /// For another shard, whose mailbox was full.
     MailboxFull,
+    /// An answer to an address from which too little came: it may not be the peer's.
+    Unproven,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::Offload,
         Self::SourceNotAssigned,
@@ -75,6 +77,7 @@ impl DropReason {
         Self::NoIpv6,
         Self::PoolSource,
         Self::MailboxFull,
+        Self::Unproven,
     ];
 
     /// Its name in logs, traces and metrics.
@@ -103,6 +106,7 @@ impl DropReason {
             Self::NoIpv6 => "no_ipv6",
             Self::PoolSource => "pool_source",
             Self::MailboxFull => "mailbox_full",
+            Self::Unproven => "unproven",
         }
     }
 }

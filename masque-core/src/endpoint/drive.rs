@@ -6,6 +6,7 @@ use bytes::Bytes;
 use quinn_proto::ConnectionHandle;
 
 use super::admit::Ticket;
+use super::beside::Beside;
 use super::bridge::{Bridge, BridgeEvent};
 use super::conn::{Conn, Expected, Tunnel};
 use super::early::Early;
@@ -59,6 +60,7 @@ impl Endpoint {
             closing: None,
             closed_told: false,
             remote,
+            beside: Beside::default(),
             resolving: Vec::new(),
             early: Early::default(),
             asked: crate::wire::scope::Scope::default(),
@@ -132,6 +134,7 @@ impl Endpoint {
         }
         if conn.remote != conn.bridge.remote() {
             conn.remote = conn.bridge.remote();
+            conn.beside.migrated();
             // QUIC begins anew with what it knows of the path's size.
             let round_trip = conn.bridge.round_trip();
             for tunnel in conn.tunnels.iter_mut().filter(|it| it.announced) {
@@ -198,6 +201,10 @@ impl Endpoint {
         if let Some((index, packet)) =
             tunnels.find_map(|(index, state)| strip(state).map(|packet| (index, packet)))
         {
+            // What waited at the server comes ahead of the capsules it is judged by.
+            if conn.is_heir() && conn.early.hold(now, &datagram) {
+                return;
+            }
             return self
                 .fwd
                 .leave_tunnel(now, conn, index, packet, &mut self.trace);

@@ -1,5 +1,6 @@
 //! Datagrams that overtake the opening of their tunnel: the response, or the decision about it, is
-//! still on its way (RFC 9484 §7.1). A few are held for a moment; the tunnel's rules judge them then.
+//! still on its way (RFC 9484 §7.1). A few are held for a moment; the tunnel's rules judge them then. So are
+//! those for a tunnel that is to take the place of another and has no addresses or routes yet.
 
 use std::time::{Duration, Instant};
 

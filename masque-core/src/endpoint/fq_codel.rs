@@ -18,12 +18,15 @@ use bytes::{Bytes, BytesMut};
 use crate::wire::ip;
 
 /// How long packets may wait on the average: a part of the interval (RFC 8289 §4.4).
-const TARGET_PART: u32 = 20;
+const TARGET_PART: u32 = 10;
 /// For how long they may wait longer than that before one is dropped, at least: a round trip of the slowest
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
-/// And at most: a queue may stand for a second, but not for longer because a path is long.
-const MAX_INTERVAL: Duration = Duration::from_secs(1);
+/// The same in round trips of the path: flows inside cannot answer a drop in less than one and their own queue's
+/// wait, and on paths that lose packets by themselves each drop too many costs them dear.
+const ROUND_TRIPS: u32 = 3;
+/// And at most, however long a path is.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
 const FLOOR: usize = 1600;
 /// After so long without a packet a tunnel gives its memory back.
@@ -119,7 +122,7 @@ impl TunnelQueue {
     /// Says how long a round trip over the path takes: flows inside cannot answer a drop any sooner, and what
     /// is dropped before they can is dropped for nothing.
     pub(super) fn expect(&mut self, round_trip: Duration) {
-        let interval = (round_trip * 3 / 2).clamp(INTERVAL, MAX_INTERVAL);
+        let interval = (round_trip * ROUND_TRIPS).clamp(INTERVAL, MAX_INTERVAL);
         if interval != self.patience.interval {
             self.patience = Patience::new(interval);
         }

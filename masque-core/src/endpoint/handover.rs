@@ -201,6 +201,8 @@ impl Endpoint {
         self.tell_handed_over(&old, conn);
         self.retire(now, &mut old, conn.id, conn.bridge.round_trip());
         self.put_back(at, old);
+        conn.early.open();
+        self.release_early(now, conn);
     }
 
     fn tell_handed_over(&mut self, old: &Conn, new: &Conn) {

@@ -10,6 +10,9 @@
 //! | an heir was answered | it gets the time for its handshake | chosen, or another heir is begun |
 //! | chosen: its handshake is complete | all others end, and it asks for a tunnel with the old one's token | over, when its tunnel takes the old one's place |
 //!
+//! Every other heir fills its first datagrams up to what the old path carried: a server that gets them begins with
+//! that path MTU itself.
+//!
 //! Only one ever completes its handshake: the client ends the others in the same step.
 
 use std::net::SocketAddr;
@@ -56,6 +59,8 @@ pub(super) struct Client {
     asked: Option<Instant>,
     /// Something has come from the peer.
     heard: bool,
+    /// What an heir makes of its first datagrams, in bytes: they show the server that the path carries them.
+    shows: usize,
     /// When it ends, as another has taken its place.
     retires: Option<Instant>,
 }
@@ -68,6 +73,8 @@ struct Search {
     since: Instant,
     /// When the next heir is begun.
     next: Instant,
+    /// How many were begun.
+    begun: u32,
     /// In the order they were begun.
     heirs: Vec<ConnId>,
     /// The one whose handshake is complete.
@@ -86,6 +93,7 @@ impl Search {
             told,
             since: now,
             next: now,
+            begun: 0,
             heirs: Vec::new(),
             chosen: None,
             answered: false,
@@ -103,6 +111,7 @@ impl Client {
             search: None,
             asked: None,
             heard: false,
+            shows: 0,
             retires: None,
         }
     }
@@ -119,6 +128,12 @@ impl Client {
         if self.asked.is_none() {
             self.asked = Some(now);
         }
+    }
+
+    /// The size its datagrams are filled up to while nothing has come from the server: it may send as large
+    /// ones from the first on (RFC 9000 §14.1), and need not find out over many round trips that it may.
+    pub(super) fn shows(&self) -> usize {
+        if self.heard { 0 } else { self.shows }
     }
 
     /// Since when there is silence, or from when on.
@@ -353,10 +368,23 @@ impl Endpoint {
         let mut profile = self.profile.clone();
         profile.initial_rtt = round_trip.clamp(Duration::from_millis(10), Duration::from_secs(1));
         // What the last path carried, this one may.
+        let mut shows = 0;
         if !search.narrow && same_version(search.remote) && profile.discover_mtu {
             profile.initial_mtu = path_mtu.max(profile.initial_mtu);
+            // Every other: the path may be narrower, and nobody would ever answer.
+            if search.begun % 2 == 0 {
+                shows = usize::from(profile.initial_mtu);
+            }
         }
+        search.begun = search.begun.wrapping_add(1);
         let heir = self.begin(now, target, &profile, Some(id));
+        if let Ok(heir) = heir
+            && let Some(at) = self.ids.get(&heir)
+            && let Some(heir) = self.conns.get_mut(*at).and_then(Option::as_mut)
+            && let Some(client) = &mut heir.client
+        {
+            client.shows = shows;
+        }
         let search = self.conns.get_mut(at).and_then(Option::as_mut);
         let search = search.and_then(|conn| conn.client.as_mut()?.search.as_mut());
         if let (Ok(heir), Some(search)) = (heir, search) {

@@ -26,6 +26,7 @@
 mod admit;
 mod answers;
 mod arena;
+mod beside;
 mod bridge;
 mod carry;
 mod cipher;
@@ -113,6 +114,8 @@ const MAX_UDP: usize = 65_507;
 /// Many connections and their tunnels: the whole protocol, without I/O.
 pub struct Endpoint {
     quic: quinn_proto::Endpoint,
+    /// For clients whose first packet shows that the path carries the largest datagrams.
+    wide_server: Option<Arc<quinn_proto::ServerConfig>>,
     clock: Arc<WallClock>,
     client_ids: Arc<Mutex<ChaCha20Rng>>,
     profile: TransportProfile,
@@ -183,12 +186,20 @@ impl Endpoint {
             .server
             .as_ref()
             .map_or_else(|| entropy.bytes("secret"), |server| server.secret);
-        let server = match &config.server {
-            Some(server) => Some(Arc::new(
-                setup::server_config(server, &config.transport, &limits, clock.clone())
-                    .map_err(ConnectError::Profile)?,
-            )),
-            None => None,
+        let server_config = |profile: &TransportProfile| {
+            let server = config.server.as_ref();
+            let made =
+                server.map(|server| setup::server_config(server, profile, &limits, clock.clone()));
+            let made = made.transpose().map_err(ConnectError::Profile)?;
+            Ok::<_, ConnectError>(made.map(Arc::new))
+        };
+        let server = server_config(&config.transport)?;
+        let wide_server = match config.transport.discover_mtu {
+            true => server_config(&TransportProfile {
+                initial_mtu: config.transport.max_mtu.max(config.transport.initial_mtu),
+                ..config.transport.clone()
+            })?,
+            false => None,
         };
         let quic_config = Arc::new(setup::endpoint_config(
             &entropy,
@@ -219,6 +230,7 @@ impl Endpoint {
         let flow_key = entropy.fork("inner flows").next_u64();
         Ok(Self {
             quic: quinn_proto::Endpoint::new(quic_config, server, true, None),
+            wide_server,
             clock,
             client_ids: Arc::new(Mutex::new(entropy.fork("client cid"))),
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
@@ -286,6 +298,7 @@ impl Endpoint {
             }
             taken += 1;
             let datagram = data.split_to(meta.stride.clamp(1, data.len()));
+            let length = datagram.len();
             self.fwd.counters.udp_received += 1;
             self.scratch.clear();
             match self.quic.handle(
@@ -306,6 +319,7 @@ impl Endpoint {
                                 false
                             }
                         };
+                        conn.beside.received(conn.remote, meta.remote, length);
                         conn.bridge.handle_quic_event(event);
                         if listens {
                             self.heard(now, handle.0);
@@ -316,7 +330,7 @@ impl Endpoint {
                     }
                 }
                 Some(DatagramEvent::NewConnection(incoming)) => {
-                    self.on_incoming(now, meta.socket, incoming)
+                    self.on_incoming(now, meta.socket, incoming, length)
                 }
                 Some(DatagramEvent::Response(transmit)) => {
                     let bytes = std::mem::take(&mut self.scratch);

@@ -215,6 +215,9 @@ pub(super) fn client_config(
     Ok(config)
 }
 
+/// A receiver need not acknowledge at once because packets are out of order, unless by so many.
+const RELAXED_ACK_THRESHOLD: u32 = 16;
+
 /// QUIC on the path. Our HTTP/3 needs three unidirectional streams each way, and a client's request
 /// streams; a peer may open a few more of unknown types before it meets the limit.
 fn transport_config(
@@ -265,9 +268,14 @@ fn transport_config(
             .interval(Duration::from_secs(600));
         discovery
     }));
-    if profile.ack_threshold.is_some() || profile.max_ack_delay.is_some() {
+    let relaxed = profile.congestion.is_relaxed();
+    if relaxed || profile.ack_threshold.is_some() || profile.max_ack_delay.is_some() {
         let mut frequency = AckFrequencyConfig::default();
         frequency.max_ack_delay(profile.max_ack_delay);
+        if relaxed {
+            // docs/congestion.md, "What comes too late is dropped".
+            frequency.reordering_threshold(VarInt::from_u32(RELAXED_ACK_THRESHOLD));
+        }
         if let Some(threshold) = profile.ack_threshold {
             frequency.ack_eliciting_threshold(VarInt::from_u32(threshold));
         }

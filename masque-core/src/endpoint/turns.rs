@@ -19,7 +19,7 @@ use std::time::Instant;
 use quinn_proto::ConnectionHandle;
 
 use super::conn::Conn;
-use super::{Endpoint, MAX_UDP, Transmit, ours};
+use super::{DropReason, Endpoint, MAX_UDP, Transmit, ours};
 use crate::wire::stream::Role;
 
 /// What a connection may send in its turn: some short batches. A full one with GSO is more, and costs it
@@ -263,13 +263,29 @@ impl Endpoint {
         self.feed(now, &mut conn);
         let fits = MAX_UDP / usize::from(conn.bridge.path_mtu());
         let segments = max_segments.get().min(fits).max(1);
-        let transmit = conn.bridge.poll_transmit(now, segments, buf);
+        let begin = buf.len();
+        let transmit = loop {
+            let transmit = conn.bridge.poll_transmit(now, segments, buf);
+            let Some(sent) = &transmit else { break None };
+            let peer = conn.bridge.remote();
+            if conn.beside.allows(peer, sent.destination, sent.size) {
+                break transmit;
+            }
+            buf.truncate(begin);
+            self.fwd.counters.drop(DropReason::Unproven, 1);
+        };
         if transmit.is_none() {
             conn.bridge.exchange(ConnectionHandle(at), &mut self.quic);
         }
         let (socket, id) = (conn.socket, conn.id);
+        let shows = conn.client.as_ref().map_or(0, |client| client.shows());
         self.put_back(at, conn);
         let mut transmit = ours(transmit?, socket);
+        if transmit.size < shows && transmit.segment_size.is_none() {
+            // What follows the last packet of a datagram is no packet (RFC 9000 §12.2): it is ignored.
+            buf.resize(buf.len() + shows - transmit.size, 0);
+            transmit.size = shows;
+        }
         if self.profile.congestion.is_relaxed() {
             transmit.ecn = None;
         }

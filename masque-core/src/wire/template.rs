@@ -56,6 +56,7 @@ pub type ScopeValues = (Option<String>, Option<String>);
 /// A template that RFC 9484 §3 allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UriTemplate {
+    text: String,
     authority: String,
     host: String,
     port: u16,
@@ -84,6 +85,12 @@ impl UriTemplate {
             let whole = template.authority == authority;
             whole.then_some(template).ok_or(TemplateError::NotAbsolute)
         })
+    }
+
+    /// The template as it was parsed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// `authority` as the template has it, port included if given.

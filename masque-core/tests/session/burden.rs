@@ -110,3 +110,14 @@ fn a_request_taken_back_weighs_more_than_a_frame() {
         }
     }
 }
+
+#[test]
+fn a_period_is_not_begun_anew_by_what_comes_in_it() {
+    for role in BOTH {
+        let mut flooded = Flooded::new(role);
+        flooded.unknown(role, 51);
+        assert!(flooded.timer().is_some(), "it begins");
+        flooded.unknown(role, 10);
+        assert_eq!(flooded.timer(), None);
+    }
+}

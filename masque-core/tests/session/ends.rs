@@ -420,3 +420,46 @@ fn bytes_for_a_peer_that_stopped_the_stream_are_let_go() {
     let code = H3Code::REQUEST_CANCELLED;
     assert_eq!(client.poll_quic(), Some(QuicOutput::Reset { stream, code }));
 }
+
+#[test]
+fn a_timer_that_was_disarmed_is_ignored_and_so_is_every_timer_after_the_end() {
+    for role in [Role::Client, Role::Server] {
+        let mut pair = connected(Net::PLAIN);
+        let (ours, theirs) = pair.open();
+        let tunnel = match role {
+            Role::Client => ours,
+            Role::Server => theirs,
+        };
+        let all = [
+            Timer::Settings,
+            Timer::Response(tunnel),
+            Timer::AddressRequest(tunnel),
+            Timer::Drain,
+            Timer::Burden,
+        ];
+        for ended in [false, true] {
+            if ended {
+                let close = Command::Close {
+                    code: H3Code::NO_ERROR,
+                    reason: "",
+                };
+                tell(&mut pair, role, close);
+                pair.side(role).take_events();
+            }
+            let outputs = pair.side(role).outputs.len();
+            // Late, as when a caller has taken it from a queue of its own already.
+            for timer in all {
+                if !pair.side(role).timers.contains_key(&timer) {
+                    pair.side(role).session.handle_timer(timer);
+                }
+            }
+            pair.run();
+            assert_eq!(
+                pair.side(role).take_events(),
+                [],
+                "{role:?}, ended: {ended}"
+            );
+            assert_eq!(pair.side(role).outputs.len(), outputs);
+        }
+    }
+}

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use masque_testkit::hostile::probe::{self, Probe, ProbeError};
 use masque_testkit::lab::{
-    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Scenario, Sweeping,
+    self, Comparing, Comparison, Drawing, LabError, Outputs, Question, Replaying, Scenario,
+    Sweeping,
 };
 
 /// Runs a server and clients in a simulated world: the same seed gives the same bytes.
@@ -47,6 +48,8 @@ enum Command {
     /// Judges any CONNECT-IP server, or with --listen any client, by what it does when its peer breaks
     /// the rules; fails if it breaks one itself.
     Probe(Box<Probe>),
+    /// Plays a recording of a program (`--record FILE`) and says whether every byte is the same.
+    Replay(Replaying),
     /// Runs many seeds on many paths and writes a page about them.
     Sweep(Sweeping),
     /// Takes one input at a time, on the terminal, or by commands from a script or from standard input.
@@ -54,6 +57,9 @@ enum Command {
         /// A file of commands, one per line.
         #[arg(long)]
         script: Option<PathBuf>,
+        /// Steps through a recording of a program instead.
+        #[arg(long, value_name = "FILE")]
+        recording: Option<PathBuf>,
         #[command(flatten)]
         scenario: Scenario,
     },
@@ -61,9 +67,16 @@ enum Command {
 
 fn step(
     script: Option<PathBuf>,
+    recording: Option<&Path>,
     scenario: &Scenario,
     out: &mut impl Write,
 ) -> Result<(), LabError> {
+    if let Some(file) = recording {
+        return match script {
+            Some(path) => lab::step_recording(file, BufReader::new(File::open(path)?), out),
+            None => lab::step_recording(file, io::stdin().lock(), out),
+        };
+    }
     match script {
         Some(path) => lab::step(scenario, BufReader::new(File::open(path)?), out),
         None if io::stdin().is_terminal() => lab::terminal(scenario),
@@ -81,8 +94,13 @@ fn main() -> ExitCode {
         Command::Explain(question) => lab::explain(&question, &mut out),
         Command::Profiles { comparison } => lab::profiles(&comparison, &mut out),
         Command::Seeds { seeds } => lab::seeds(&seeds, &mut out),
+        Command::Replay(what) => lab::replay(&what, &mut out),
         Command::Sweep(what) => lab::sweep(&what, &mut out),
-        Command::Step { script, scenario } => step(script, &scenario, &mut out),
+        Command::Step {
+            script,
+            recording,
+            scenario,
+        } => step(script, recording.as_deref(), &scenario, &mut out),
     };
     drop(out);
     match result {

@@ -166,7 +166,9 @@ impl Runner {
         }
         loop {
             let Some(step) = self.steps.get(self.at).cloned() else {
+                let left = self.left_in_peace();
                 let (verdict, seen) = match (self.closed_words(), self.differs.is_empty()) {
+                    (Some(words), _) if left => (Verdict::Differs, words),
                     (Some(words), _) => (Verdict::Violation, words),
                     (None, false) => (Verdict::Differs, self.differs.join("; ")),
                     (None, true) => (Verdict::Pass, "as expected".to_owned()),
@@ -194,7 +196,12 @@ impl Runner {
                 }
                 Turn::Violation(words) => {
                     let words = format!("{}: {words}", step.words());
-                    return self.end(now, Verdict::Violation, words);
+                    let stays = matches!(step, Step::Alive | Step::Finished(_) | Step::Quiet(_));
+                    let verdict = match stays && self.left_in_peace() {
+                        true => Verdict::Differs,
+                        false => Verdict::Violation,
+                    };
+                    return self.end(now, verdict, words);
                 }
                 Turn::Skip(words) => return self.end(now, Verdict::Skipped, words),
             }

@@ -258,6 +258,8 @@ fn outcome(vector: &Value, stream: &str, free: &str) -> Vec<String> {
             let optional = match text(vector, "name") {
                 // RFC 9484 §4.7.3: to notice is optional.
                 "capsule-bad-ra-proto0-overlap" => ", optional = true",
+                // §4.7.2 tells who sends; who receives need not remember.
+                "capsule-bad-ar-dup-id" | "capsule-bad-ar-reused-id" => ", optional = true",
                 _ => "",
             };
             vec![

@@ -9,6 +9,7 @@ mod pcap;
 mod profiles;
 mod qlog;
 mod quic;
+mod replay;
 mod report;
 mod sample;
 mod seeds;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use masque_recording::ReplayError;
 
 pub use diff::{Comparing, diff};
 pub use draw::{Drawing, draw, ladder};
@@ -27,6 +29,7 @@ pub use outputs::Outputs;
 pub use pcap::pcapng;
 pub use profiles::{Comparison, ControlArg, DirectionArg, profiles};
 pub use qlog::qlog;
+pub use replay::{Replaying, replay, step_recording};
 pub use report::{run, summary};
 pub use sample::{Sample, Samples, Series, sample};
 pub use seeds::{SeedsArgs, seeds};
@@ -288,6 +291,12 @@ pub enum LabError {
     /// So many worlds in which something did not hold.
     #[error("{0} worlds failed")]
     Failed(usize),
+    /// A recording cannot be played.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A recording is played to something else.
+    #[error("the replay differs from input {0} on")]
+    Diverged(u64),
     /// Reading commands or writing answers failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::packet;
-use crate::world::{Place, WALL, World};
+use crate::world::{Place, Trace, WALL, World};
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -23,17 +23,28 @@ const OPTION_RESOLUTION: u16 = 9;
 /// The capture of a node: interface 0 is its UDP sockets, 1 its TUN device. Times are nanoseconds.
 #[must_use]
 pub fn pcapng(world: &World, node: &str) -> Vec<u8> {
+    let about = format!("virtual time since {} s after 1970", WALL.as_secs());
+    let secrets = world.secrets().map(|secrets| secrets.text());
+    capture_of(world.trace(), node, &about, WALL, secrets)
+}
+
+/// The capture of a node of a trace, which began at `wall` after 1970.
+pub(super) fn capture_of(
+    trace: &Trace,
+    node: &str,
+    about: &str,
+    wall: Duration,
+    secrets: Option<String>,
+) -> Vec<u8> {
     let mut file = Vec::new();
     let mut section = Vec::new();
     section.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
     section.extend_from_slice(&[1, 0, 0, 0]);
     section.extend_from_slice(&u64::MAX.to_le_bytes());
-    let about = format!("virtual time since {} s after 1970", WALL.as_secs());
     option(&mut section, OPTION_COMMENT, about.as_bytes());
     block(&mut file, SECTION, &section, true);
     // Secrets come before what they open.
-    if let Some(secrets) = world.secrets() {
-        let text = secrets.text();
+    if let Some(text) = secrets {
         let mut body = TLS_KEY_LOG.to_le_bytes().to_vec();
         body.extend_from_slice(&length(text.len()));
         body.extend_from_slice(text.as_bytes());
@@ -46,19 +57,14 @@ pub fn pcapng(world: &World, node: &str) -> Vec<u8> {
         option(&mut body, OPTION_RESOLUTION, &[9]);
         block(&mut file, INTERFACE, &body, true);
     }
-    for captured in world
-        .trace()
-        .captured()
-        .iter()
-        .filter(|one| one.node == node)
-    {
+    for captured in trace.captured().iter().filter(|one| one.node == node) {
         let (interface, outward, packet) = match captured.place {
             Place::Sent { from, to } => (0, true, packet::udp(from, to, &captured.data)),
             Place::Received { from, to } => (0, false, packet::udp(from, to, &captured.data)),
             Place::IntoTun => (1, false, captured.data.clone()),
             Place::OutOfTun => (1, true, captured.data.clone()),
         };
-        let body = enhanced(interface, captured.at, &packet, outward);
+        let body = enhanced(interface, wall + captured.at, &packet, outward);
         block(&mut file, ENHANCED_PACKET, &body, true);
     }
     file
@@ -66,7 +72,7 @@ pub fn pcapng(world: &World, node: &str) -> Vec<u8> {
 
 fn enhanced(interface: u32, at: Duration, packet: &[u8], outward: bool) -> Vec<u8> {
     // Good until the year 2554.
-    let nanos = u64::try_from((WALL + at).as_nanos()).unwrap_or(u64::MAX);
+    let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
     let mut body = interface.to_le_bytes().to_vec();
     body.extend_from_slice(&((nanos >> 32) as u32).to_le_bytes());
     body.extend_from_slice(&(nanos as u32).to_le_bytes());

@@ -1,17 +1,20 @@
 //! `masque-lab profiles`: tunnels judged on named paths.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
-use super::LabError;
+use super::outputs::save;
+use super::{LabError, Series, chart};
 use crate::traffic::control::ControlKind;
+use crate::traffic::distribution;
 use crate::traffic::host::End;
 use crate::traffic::profile::{self, PROFILES};
-use crate::traffic::sweep;
-use crate::traffic::trial::{Subject, Trial};
+use crate::traffic::sweep::{self, Record};
+use crate::traffic::trial::{Point, Subject, Trial};
 
 /// What is run: every combination.
 #[derive(Args, Clone, Debug)]
@@ -65,6 +68,15 @@ pub struct Comparison {
     /// Print the course of every run, ten lines a second.
     #[arg(long)]
     pub course: bool,
+    /// Print how all seeds are spread instead of their medians.
+    #[arg(long)]
+    pub spread: bool,
+    /// Where to write how all seeds are spread, one JSON object per path, flows and subject.
+    #[arg(long)]
+    pub spread_json: Option<PathBuf>,
+    /// The directory for a plot of the course of every run, as SVG.
+    #[arg(long)]
+    pub plots: Option<PathBuf>,
 }
 
 /// A control of bulk flows.
@@ -155,11 +167,7 @@ pub fn profiles(what: &Comparison, out: &mut impl Write) -> Result<(), LabError>
     let (trials, subjects) = what.trials()?;
     let records = sweep::run(&trials, what.jobs)?;
     if let Some(path) = &what.json {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        for record in &records {
-            let line = serde_json::to_string(record).map_err(std::io::Error::from)?;
-            writeln!(file, "{line}")?;
-        }
+        lines(path, &records)?;
     }
     if what.course {
         for record in &records {
@@ -185,6 +193,79 @@ pub fn profiles(what: &Comparison, out: &mut impl Write) -> Result<(), LabError>
             }
         }
     }
-    out.write_all(sweep::table(&records, &subjects).as_bytes())?;
+    if let Some(folder) = &what.plots {
+        for record in &records {
+            let path = folder.join(format!(
+                "{}-{}-{}-{}-{}.svg",
+                record.profile, record.flows, record.direction, record.subject, record.seed
+            ));
+            save(&path, plot(record))?;
+        }
+    }
+    let spread = distribution::distributions(&records);
+    if let Some(path) = &what.spread_json {
+        lines(path, &spread)?;
+    }
+    let table = match what.spread {
+        true => distribution::table(&spread),
+        false => sweep::table(&records, &subjects),
+    };
+    out.write_all(table.as_bytes())?;
     Ok(())
+}
+
+fn lines<T: Serialize>(path: &Path, values: &[T]) -> Result<(), LabError> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for value in values {
+        let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
+        writeln!(file, "{line}")?;
+    }
+    file.flush()?;
+    Ok(())
+}
+
+/// A line of a plot: its name, and what it shows of a point.
+type Line<'a> = (&'a str, &'a dyn Fn(&Point) -> f64);
+
+/// Window, delays, loss and goodput of one run over time.
+fn plot(record: &Record) -> String {
+    let points = &record.outcome.points;
+    let line = |value: &dyn Fn(&Point) -> f64| -> Vec<(f64, f64)> {
+        points
+            .iter()
+            .map(|point| (point.at, value(point)))
+            .collect()
+    };
+    let of = |lines: &[Line<'_>]| -> Series {
+        let named = lines.iter();
+        named
+            .map(|(name, value)| ((*name).to_owned(), line(value)))
+            .collect()
+    };
+    let mut lost = points.first().map_or(0, |point| point.lost);
+    let losses = points.iter().map(|point| {
+        let more = point.lost - std::mem::replace(&mut lost, point.lost);
+        (point.at, more as f64)
+    });
+    let losses = Series::from([("declared lost".to_owned(), losses.collect())]);
+    chart::stack(&[
+        (
+            "window and what waits before it",
+            "kB",
+            of(&[
+                ("window", &|point| point.window as f64 / 1e3),
+                ("own queue", &|point| point.tunnel_queue as f64 / 1e3),
+            ]),
+        ),
+        (
+            "delay",
+            "ms",
+            of(&[
+                ("outer round trip", &|point| point.rtt_ms),
+                ("queue on the path", &|point| point.queue_ms),
+            ]),
+        ),
+        ("loss", "packets per 0.1 s", losses),
+        ("goodput", "Mbit/s", of(&[("inside", &|point| point.mbit)])),
+    ])
 }

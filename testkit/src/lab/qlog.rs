@@ -18,7 +18,7 @@ use masque_core::trace::{Layer, TraceEvent, What};
 use serde_json::{Value, json};
 
 use super::quic;
-use crate::world::{Captured, Entry, Place, Said, World};
+use crate::world::{Captured, Entry, Place, Said, Trace, World};
 
 /// Our own events, by the rules for private schemas.
 const OWN_SCHEMA: &str = "urn:ietf:params:qlog:events:connect-ip#masque-lab";
@@ -30,9 +30,14 @@ pub fn qlog(world: &World, node: &str) -> String {
         let own = world.node(id);
         own.name() == node && own.config_is_client()
     });
+    log_of(world.trace(), node, client, world.secrets().is_none())
+}
+
+/// The log of one node of a trace with packets, `readable` ones if they are of null crypto.
+pub(super) fn log_of(trace: &Trace, node: &str, client: bool, readable: bool) -> String {
     let mut log = Log {
         text: String::new(),
-        readable: world.secrets().is_none(),
+        readable,
         largest: BTreeMap::new(),
     };
     log.record(&json!({
@@ -58,7 +63,6 @@ pub fn qlog(world: &World, node: &str) -> String {
             ],
         },
     }));
-    let trace = world.trace();
     let mut packets = trace.captured().iter().peekable();
     for line in 0..=trace.entries().len() {
         while let Some(packet) = packets.next_if(|packet| packet.line <= line) {

@@ -12,6 +12,7 @@
 //! undone, Cubic with HyStart, BBR. What they leave out: the handshake, limits of the receiver, offloads.
 
 pub mod control;
+pub mod distribution;
 pub mod flow;
 pub mod host;
 pub mod profile;

@@ -45,6 +45,7 @@ pub use direction::{Delivery, Direction};
 pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
 pub use input::Input;
 pub use link::{Bursts, CoDel, LinkConfig, LinkStats};
+pub(crate) use node::describe;
 pub use node::{Node, NodeId, NodeSpec};
 pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};

@@ -170,57 +170,7 @@ impl Node {
             out.push_str("  stopped\n");
             return out;
         };
-        for conn in endpoint.connections() {
-            let Some(info) = endpoint.connection(conn) else {
-                continue;
-            };
-            let identity = info.identity.map_or("-".to_owned(), |identity| identity.0);
-            let _ = writeln!(
-                out,
-                "  connection {conn} remote {} identity {identity} rtt {} us cwnd {} mtu {} packets {} lost {} bytes {}/{}",
-                info.remote,
-                info.rtt.as_micros(),
-                info.congestion_window,
-                info.path_mtu,
-                info.sent_packets,
-                info.lost_packets,
-                info.sent_bytes,
-                info.received_bytes,
-            );
-        }
-        for handle in endpoint.tunnels() {
-            let Some(info) = endpoint.tunnel(handle) else {
-                continue;
-            };
-            let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
-            let _ = writeln!(
-                out,
-                "  tunnel {handle} addresses [{}] mtu {} packets {}/{} bytes {}/{}",
-                addresses.join(" "),
-                info.mtu,
-                info.sent_packets,
-                info.received_packets,
-                info.sent_bytes,
-                info.received_bytes,
-            );
-        }
-        let counters = endpoint.counters();
-        let _ = writeln!(
-            out,
-            "  counters udp {}/{} ip {}/{} across {} icmp {} handshakes {} retries {} refused {}",
-            counters.udp_sent,
-            counters.udp_received,
-            counters.packets_in,
-            counters.packets_out,
-            counters.packets_across,
-            counters.icmp_sent,
-            counters.handshakes,
-            counters.retries,
-            counters.refused,
-        );
-        for (reason, count) in counters.drops().filter(|(_, count)| *count > 0) {
-            let _ = writeln!(out, "  dropped {} {count}", reason.name());
-        }
+        out.push_str(&describe(endpoint));
         match self.deadline {
             Some((at, reason)) => {
                 let _ = writeln!(out, "  wakes at {} us for {reason:?}", at.as_micros());
@@ -229,4 +179,61 @@ impl Node {
         }
         out
     }
+}
+
+/// Connections, tunnels and counters, one per line.
+pub(crate) fn describe(endpoint: &Endpoint) -> String {
+    let mut out = String::new();
+    for conn in endpoint.connections() {
+        let Some(info) = endpoint.connection(conn) else {
+            continue;
+        };
+        let identity = info.identity.map_or("-".to_owned(), |identity| identity.0);
+        let _ = writeln!(
+            out,
+            "  connection {conn} remote {} identity {identity} rtt {} us cwnd {} mtu {} packets {} lost {} bytes {}/{}",
+            info.remote,
+            info.rtt.as_micros(),
+            info.congestion_window,
+            info.path_mtu,
+            info.sent_packets,
+            info.lost_packets,
+            info.sent_bytes,
+            info.received_bytes,
+        );
+    }
+    for handle in endpoint.tunnels() {
+        let Some(info) = endpoint.tunnel(handle) else {
+            continue;
+        };
+        let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "  tunnel {handle} addresses [{}] mtu {} packets {}/{} bytes {}/{}",
+            addresses.join(" "),
+            info.mtu,
+            info.sent_packets,
+            info.received_packets,
+            info.sent_bytes,
+            info.received_bytes,
+        );
+    }
+    let counters = endpoint.counters();
+    let _ = writeln!(
+        out,
+        "  counters udp {}/{} ip {}/{} across {} icmp {} handshakes {} retries {} refused {}",
+        counters.udp_sent,
+        counters.udp_received,
+        counters.packets_in,
+        counters.packets_out,
+        counters.packets_across,
+        counters.icmp_sent,
+        counters.handshakes,
+        counters.retries,
+        counters.refused,
+    );
+    for (reason, count) in counters.drops().filter(|(_, count)| *count > 0) {
+        let _ = writeln!(out, "  dropped {} {count}", reason.name());
+    }
+    out
 }

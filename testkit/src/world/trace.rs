@@ -213,11 +213,11 @@ pub fn kind(what: &What) -> &'static str {
 }
 
 impl Trace {
-    pub(super) fn set(&mut self, on: bool) {
+    pub(crate) fn set(&mut self, on: bool) {
         self.on = on;
     }
 
-    pub(super) fn set_capturing(&mut self, on: bool) {
+    pub(crate) fn set_capturing(&mut self, on: bool) {
         self.capturing = on;
     }
 
@@ -227,13 +227,13 @@ impl Trace {
         self.on
     }
 
-    pub(super) fn line(&mut self, at: Duration, node: &str, event: impl Display) {
+    pub(crate) fn line(&mut self, at: Duration, node: &str, event: impl Display) {
         if self.on {
             self.push(at, node, Said::World(event.to_string()));
         }
     }
 
-    pub(super) fn core(&mut self, at: Duration, node: &str, event: TraceEvent) {
+    pub(crate) fn core(&mut self, at: Duration, node: &str, event: TraceEvent) {
         self.push(at, node, Said::Core(event));
     }
 
@@ -245,7 +245,7 @@ impl Trace {
     }
 
     /// A packet that crosses the surface of a node.
-    pub(super) fn packet(&mut self, at: Duration, node: &str, place: Place, data: &[u8]) {
+    pub(crate) fn packet(&mut self, at: Duration, node: &str, place: Place, data: &[u8]) {
         match place {
             Place::Sent { .. } => self.bytes(at, b'u', data),
             Place::OutOfTun => self.bytes(at, b't', data),

@@ -390,3 +390,33 @@ fn an_atomic_fragment_is_no_fragment() {
     assert_eq!(info(0x2000), (true, false, false));
     assert_eq!(info(0x0001), (true, true, false));
 }
+
+proptest! {
+    /// RFC 3168 §5: any of the two bits says it; marking sets both, mends the checksum, and nothing else.
+    #[test]
+    fn ecn_is_spoken_where_a_bit_of_it_is_set_and_marking_sets_both(
+        version4: bool,
+        class: u8,
+        payload in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let of_class = |class: u8| {
+            if version4 {
+                let mut packet = v4(17, 64, 0, &[], &payload);
+                packet[1] = class;
+                packet[10..12].fill(0);
+                let checksum = Sum::default().add(&packet[..V4_HEADER]).checksum();
+                packet[10..12].copy_from_slice(&checksum);
+                packet
+            } else {
+                let mut packet = v6(17, 64, &payload);
+                packet[0] |= class >> 4;
+                packet[1] |= class << 4;
+                packet
+            }
+        };
+        let mut packet = of_class(class);
+        prop_assert_eq!(is_ecn_capable(&packet), class & 3 != 0);
+        mark_congestion(&mut packet);
+        prop_assert_eq!(packet, of_class(class | 3));
+    }
+}

@@ -19,6 +19,7 @@ pub(super) fn parse(template: &str) -> Result<UriTemplate, TemplateError> {
     let (host, port) = split_authority(&authority).ok_or(TemplateError::NotAbsolute)?;
     let (host, pattern) = (host.to_string(), Pattern::new(&parts)?);
     Ok(UriTemplate {
+        text: template.to_string(),
         authority,
         host,
         port,

@@ -57,25 +57,38 @@ fn mix(lanes: &mut [u64; 2], word: u64) {
     lanes[1] ^= lanes[1] >> 32;
 }
 
+/// Changes the frames of a 1-RTT packet in place before its checksum is made: so a peer says what its
+/// QUIC never would.
+pub type Rewrite = fn(&mut [u8]);
+
 /// The checksum over one direction of one level of one connection, in one key phase.
 #[derive(Clone, Copy)]
-pub(super) struct NullPacketKey([u8; TAG_LEN]);
+pub(super) struct NullPacketKey {
+    secret: [u8; TAG_LEN],
+    rewrite: Option<Rewrite>,
+}
 
 impl NullPacketKey {
     pub(super) fn new(secret: &[u8], level: Level, sender: Side, phase: u64) -> Self {
         let kind = [level as u8, u8::from(sender.is_client())];
-        Self(tag(&[secret, &kind, &phase.to_le_bytes()]))
+        Self {
+            secret: tag(&[secret, &kind, &phase.to_le_bytes()]),
+            rewrite: None,
+        }
     }
 
     fn tag(&self, packet: u64, header: &[u8], payload: &[u8]) -> [u8; TAG_LEN] {
-        tag(&[&self.0, &packet.to_le_bytes(), header, payload])
+        tag(&[&self.secret, &packet.to_le_bytes(), header, payload])
     }
 }
 
 impl PacketKey for NullPacketKey {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
         let (body, place) = buf.split_at_mut(buf.len() - TAG_LEN);
-        let (header, payload) = body.split_at(header_len);
+        let (header, payload) = body.split_at_mut(header_len);
+        if let Some(rewrite) = self.rewrite {
+            rewrite(payload);
+        }
         place.copy_from_slice(&self.tag(packet, header, payload));
     }
 
@@ -127,25 +140,27 @@ pub(super) fn packet_keys(
     level: Level,
     side: Side,
     phase: u64,
+    rewrite: Option<Rewrite>,
 ) -> KeyPair<Box<dyn PacketKey>> {
+    let local = NullPacketKey::new(secret, level, side, phase);
     KeyPair {
-        local: Box::new(NullPacketKey::new(secret, level, side, phase)),
+        local: Box::new(NullPacketKey { rewrite, ..local }),
         remote: Box::new(NullPacketKey::new(secret, level, !side, phase)),
     }
 }
 
-pub(super) fn keys(secret: &[u8], level: Level, side: Side) -> Keys {
+pub(super) fn keys(secret: &[u8], level: Level, side: Side, rewrite: Option<Rewrite>) -> Keys {
     Keys {
         header: KeyPair {
             local: Box::new(NullHeaderKey),
             remote: Box::new(NullHeaderKey),
         },
-        packet: packet_keys(secret, level, side, 0),
+        packet: packet_keys(secret, level, side, 0, rewrite),
     }
 }
 
 pub(super) fn initial_keys(dst_cid: &ConnectionId, side: Side) -> Keys {
-    keys(dst_cid, Level::Initial, side)
+    keys(dst_cid, Level::Initial, side, None)
 }
 
 /// The integrity tag of a Retry packet given in pieces (RFC 9001 §5.8).

@@ -29,7 +29,7 @@ use quinn_proto::Side;
 use quinn_proto::crypto::{self, Keys, UnsupportedVersion};
 use quinn_proto::transport_parameters::TransportParameters;
 
-pub use keys::{Level, NullAead, NullHmac, NullTokenKey, TAG_LEN, forged_tag, tag};
+pub use keys::{Level, NullAead, NullHmac, NullTokenKey, Rewrite, TAG_LEN, forged_tag, tag};
 use keys::{initial_keys, retry_tag};
 use session::NullSession;
 
@@ -38,6 +38,8 @@ use session::NullSession;
 pub struct NullClient {
     /// Who the client says it is; `None` is a client without a certificate.
     pub identity: Option<Identity>,
+    /// What becomes of the frames of its 1-RTT packets; nothing if `None`.
+    pub rewrite: Option<Rewrite>,
 }
 
 impl NullClient {
@@ -46,6 +48,7 @@ impl NullClient {
     pub fn named(identity: &str) -> Arc<Self> {
         Arc::new(Self {
             identity: Some(Identity(identity.to_owned())),
+            rewrite: None,
         })
     }
 }
@@ -61,6 +64,7 @@ impl crypto::ClientConfig for NullClient {
         Ok(Box::new(NullSession::client(
             server_name,
             self.identity.clone(),
+            self.rewrite,
             params,
         )))
     }

@@ -21,7 +21,7 @@ use quinn_proto::crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, K
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
 
-use super::keys::{self, Level, TAG_LEN, packet_keys, retry_tag, tag};
+use super::keys::{self, Level, Rewrite, TAG_LEN, packet_keys, retry_tag, tag};
 use crate::crypto::ALPN;
 
 /// TLS alerts (RFC 8446 §6), which QUIC carries in its error codes.
@@ -68,16 +68,19 @@ pub(super) struct NullSession {
     /// What the keys after Initial come from: the transcript of both hellos.
     secret: [u8; TAG_LEN],
     phase: u64,
+    rewrite: Option<Rewrite>,
 }
 
 impl NullSession {
     pub(super) fn client(
         server_name: &str,
         identity: Option<Identity>,
+        rewrite: Option<Rewrite>,
         params: &TransportParameters,
     ) -> Self {
         Self {
             own_identity: identity,
+            rewrite,
             ..Self::new(Side::Client, State::SendHello, server_name, params)
         }
     }
@@ -106,6 +109,7 @@ impl NullSession {
             transcript: [0; TAG_LEN],
             secret: [0; TAG_LEN],
             phase: 0,
+            rewrite: None,
         }
     }
 
@@ -188,6 +192,10 @@ impl NullSession {
         Ok(())
     }
 
+    fn data_keys(&self) -> Keys {
+        keys::keys(&self.secret, Level::Data, self.side, self.rewrite)
+    }
+
     fn write_finished(&mut self, buf: &mut Vec<u8>) {
         let body = self.transcript;
         self.write_message(buf, FINISHED, &body);
@@ -251,12 +259,12 @@ impl crypto::Session for NullSession {
             }
             (Side::Client, State::TakeHandshakeKeys) => {
                 self.state = State::AwaitFinished;
-                Some(keys::keys(&self.secret, Level::Handshake, self.side))
+                Some(keys::keys(&self.secret, Level::Handshake, self.side, None))
             }
             (Side::Client, State::SendFinished) => {
                 self.write_finished(buf);
                 self.state = State::Done;
-                Some(keys::keys(&self.secret, Level::Data, self.side))
+                Some(self.data_keys())
             }
             (Side::Server, State::SendHello) => {
                 // Stands for the server's random: differs between connections as its parameters do.
@@ -264,7 +272,7 @@ impl crypto::Session for NullSession {
                 self.write_message(buf, SERVER_HELLO, &random);
                 self.secret = self.transcript;
                 self.state = State::SendFinished;
-                Some(keys::keys(&self.secret, Level::Handshake, self.side))
+                Some(keys::keys(&self.secret, Level::Handshake, self.side, None))
             }
             (Side::Server, State::SendFinished) => {
                 let mut body = Vec::new();
@@ -273,7 +281,7 @@ impl crypto::Session for NullSession {
                 self.write_message(buf, PARAMETERS, &body);
                 self.write_finished(buf);
                 self.state = State::AwaitFinished;
-                Some(keys::keys(&self.secret, Level::Data, self.side))
+                Some(self.data_keys())
             }
             _ => None,
         }
@@ -286,6 +294,7 @@ impl crypto::Session for NullSession {
             Level::Data,
             self.side,
             self.phase,
+            self.rewrite,
         ))
     }
 

@@ -248,6 +248,14 @@ impl Runner {
         self.peer.heard().iter().find(closed).map(words)
     }
 
+    /// Whether the subject has closed the connection without calling it an error, as it may at any time
+    /// (RFC 9114 §5.3): so does a client whose only tunnel has ended.
+    pub(super) fn left_in_peace(&mut self) -> bool {
+        let peace = Some(H3Code::NO_ERROR.0);
+        let closed = |heard: &Heard| matches!(heard, Heard::Closed { code, .. } if *code == peace);
+        self.peer.heard().iter().any(closed)
+    }
+
     pub(super) fn what_else(&mut self, nothing: &str) -> String {
         let heard = self.peer.heard().iter();
         let telling = heard.filter(|it| !matches!(it, Heard::Uni(_) | Heard::Settings(_)));
