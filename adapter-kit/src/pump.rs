@@ -320,11 +320,9 @@ impl<A: App, I: Io> Pump<A, I> {
         }
         let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
-        if !again && !self.stopped {
-            if self.io.arm(now, deadline).map_err(Error::Timer)? {
-                self.clock.fired = false;
-                self.counters.timer_sets += 1;
-            }
+        if !again && !self.stopped && self.io.arm(now, deadline).map_err(Error::Timer)? {
+            self.clock.fired = false;
+            self.counters.timer_sets += 1;
         }
         Ok(TurnReport {
             again,
