@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use masque_core::endpoint::{PortId, RecvMeta, SocketId, Transmit};
 use masque_core::wire::offload::{TunFrame, VnetHdr};
@@ -61,11 +62,28 @@ pub trait Io: Sockets {
 
     /// A number that changes whenever a socket or device was added or removed.
     fn generation(&self) -> u64;
+
+    /// What time it is: what a turn begins with. It must not go back.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Nothing is left to do at `now`, and nothing else will be before `deadline`: [`Source::Timer`] is to
+    /// become ready then, and not before what it was armed for; or never, without a deadline. Called at
+    /// the end of every turn after which the pump may sleep, and once before the first. A deadline that
+    /// was armed earlier may stay, if it has not passed: it costs one idle turn, and setting it in every
+    /// turn a system call per turn.
+    ///
+    /// Says whether anything was set.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool>;
 }
 
-/// An [`Io`] whose sockets and devices are descriptors that a runtime can wait for.
+/// An [`Io`] whose sockets, devices and timer are descriptors that a runtime can wait for.
 pub trait Descriptors: Io {
-    /// The descriptor behind a socket or device, if there is one.
+    /// The descriptor behind a socket, a device or [`Source::Timer`], if there is one.
     fn descriptor(&self, source: Source) -> Option<BorrowedFd<'_>>;
 }
 
@@ -82,7 +100,7 @@ pub enum Source {
     Socket(SocketId),
     /// A TUN device.
     Port(PortId),
-    /// The timer of the pump.
+    /// The timer ([`Io::arm`]).
     Timer,
     /// Messages of a [`crate::Controller`].
     Control,

@@ -23,7 +23,6 @@ use crate::heap;
 use crate::io::{Descriptors, Interest, Io, Source};
 use crate::mail::PostBox;
 use crate::system::SystemIo;
-use crate::timer::Timer;
 use ingress::Ingress;
 use intake::Intake;
 use links::Links;
@@ -187,13 +186,11 @@ struct Rest {
     at: Option<Instant>,
 }
 
-/// The timer, set as rarely as possible: an armed deadline that is too early costs one idle turn,
-/// setting it in every turn costs a system call per turn.
+/// Deadlines.
+#[derive(Default)]
 struct Clock {
-    timer: Timer,
-    armed: Option<Instant>,
+    /// The timer is ready, and has not been armed since.
     fired: bool,
-    sets: u64,
     /// What the endpoint asked for in the last turn.
     due: Option<Instant>,
 }
@@ -213,10 +210,12 @@ impl<A: App, I: Io> Pump<A, I> {
     /// As [`Pump::new`].
     pub fn with_options(
         endpoint: impl Into<Taped>,
-        io: I,
+        mut io: I,
         app: A,
         options: PumpOptions,
     ) -> io::Result<Self> {
+        let now = io.now();
+        io.arm(now, None)?;
         let mut links = Links::default();
         links.sync(&io);
         Ok(Self {
@@ -233,13 +232,7 @@ impl<A: App, I: Io> Pump<A, I> {
             inbox: Inbox::new()?,
             inbox_ready: true,
             post: None,
-            clock: Clock {
-                timer: Timer::new()?,
-                armed: None,
-                fired: false,
-                sets: 0,
-                due: None,
-            },
+            clock: Clock::default(),
             rest: Rest::default(),
             started: false,
             stop: false,
@@ -300,8 +293,8 @@ impl<A: App, I: Io> Pump<A, I> {
         }
     }
 
-    /// One turn: takes what waits (bounded), does what is due, sends and writes what there is. `now`
-    /// must not go back.
+    /// One turn: takes what waits (bounded), does what is due, sends and writes what there is. `now` is
+    /// what [`Io::now`] says, and must not go back.
     ///
     /// # Errors
     /// [`Error::Timer`] only.
@@ -327,9 +320,9 @@ impl<A: App, I: Io> Pump<A, I> {
         }
         let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
-        if !again && !self.stopped {
-            self.clock.arm(now, deadline).map_err(Error::Timer)?;
-            self.counters.timer_sets = self.clock.sets;
+        if !again && !self.stopped && self.io.arm(now, deadline).map_err(Error::Timer)? {
+            self.clock.fired = false;
+            self.counters.timer_sets += 1;
         }
         Ok(TurnReport {
             again,
@@ -540,10 +533,9 @@ impl<A: App, I: Descriptors> Pump<A, I> {
     #[must_use]
     pub fn descriptor(&self, source: Source) -> Option<BorrowedFd<'_>> {
         match source {
-            Source::Timer => Some(self.clock.timer.as_fd()),
             Source::Control => Some(self.inbox.as_fd()),
             Source::Mail => self.post.as_ref().map(AsFd::as_fd),
-            Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
+            Source::Timer | Source::Socket(_) | Source::Port(_) => self.io.descriptor(source),
         }
     }
 
@@ -556,24 +548,6 @@ impl<A: App, I: Descriptors> Pump<A, I> {
         self.descriptor(source)
             .ok_or(ErrorKind::NotFound)?
             .try_clone_to_owned()
-    }
-}
-
-impl Clock {
-    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<()> {
-        let passed = self.fired || self.armed.is_some_and(|armed| armed <= now);
-        let sooner = match (self.armed, deadline) {
-            (Some(armed), Some(deadline)) => deadline < armed,
-            (None, deadline) => deadline.is_some(),
-            (Some(_), None) => false,
-        };
-        if passed || sooner {
-            self.timer.set(deadline)?;
-            self.sets += 1;
-            self.armed = deadline;
-            self.fired = false;
-        }
-        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use masque_core::endpoint::{Ecn, PortId, RecvMeta, SocketId, Transmit};
 use masque_core::wire::offload::{TunFrame, VnetHdr};
@@ -15,15 +16,17 @@ use crate::fallback::Fallbacks;
 use crate::io::{Descriptors, Io, Source};
 use crate::memory::MemoryTun;
 use crate::sockopt;
+use crate::timer::Alarm;
 use crate::tun::TunDevice;
 
-/// UDP sockets and TUN devices of the system, with devices in memory where those are wanted.
+/// UDP sockets, TUN devices and the clock of the system, with devices in memory where those are wanted.
 #[derive(Debug, Default)]
 pub struct SystemIo {
     sockets: Vec<Socket>,
     ports: Vec<(PortId, Port)>,
     next_socket: u32,
     generation: u64,
+    alarm: Alarm,
     no_gso: bool,
     no_gro: bool,
     fallbacks: Fallbacks,
@@ -313,6 +316,10 @@ impl Io for SystemIo {
     fn generation(&self) -> u64 {
         self.generation
     }
+
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+        self.alarm.arm(now, deadline)
+    }
 }
 
 impl Descriptors for SystemIo {
@@ -323,7 +330,8 @@ impl Descriptors for SystemIo {
                 Port::Tun(device) => device.as_fd(),
                 Port::Memory(device) => device.as_fd(),
             }),
-            Source::Timer | Source::Control | Source::Mail => None,
+            Source::Timer => self.alarm.as_fd(),
+            Source::Control | Source::Mail => None,
         }
     }
 }

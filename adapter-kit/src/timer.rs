@@ -82,6 +82,41 @@ impl AsFd for Timer {
     }
 }
 
+/// A [`Timer`] that is set as rarely as possible, and made when it is armed first.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    timer: Option<Timer>,
+    armed: Option<Instant>,
+}
+
+impl Alarm {
+    /// As [`crate::Io::arm`].
+    pub(crate) fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+        let timer = match &mut self.timer {
+            Some(timer) => timer,
+            none => none.insert(Timer::new()?),
+        };
+        // A timer is never early: one that is ready was armed for what has passed.
+        let passed = self.armed.is_some_and(|armed| armed <= now);
+        let sooner = match (self.armed, deadline) {
+            (Some(armed), Some(deadline)) => deadline < armed,
+            (None, deadline) => deadline.is_some(),
+            (Some(_), None) => false,
+        };
+        if !passed && !sooner {
+            return Ok(false);
+        }
+        timer.set(deadline)?;
+        self.armed = deadline;
+        Ok(true)
+    }
+
+    /// The descriptor, once it was armed.
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.timer.as_ref().map(AsFd::as_fd)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

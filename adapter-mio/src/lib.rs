@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use masque_adapter_kit::{App, Descriptors, Error, Interest, Pump, Source, SystemIo};
 use mio::event::Event;
@@ -88,7 +88,7 @@ impl<A: App, I: Descriptors> Driver<A, I> {
         if !self.again && self.events.is_empty() {
             return Ok(true);
         }
-        let report = self.pump.turn(Instant::now())?;
+        let report = self.pump.turn(self.pump.io().now())?;
         if report.sources_changed {
             self.register().map_err(Error::Readiness)?;
         }

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use async_io::Async;
 use masque_adapter_kit::{App, Descriptors, Error, Interest, Pump, Source, SystemIo};
@@ -155,7 +154,7 @@ impl<A: App, I: Descriptors> Driver<A, I> {
                 return Poll::Pending;
             }
             let before = carried(pump);
-            let report = pump.turn(Instant::now())?;
+            let report = pump.turn(pump.io().now())?;
             self.flowing = carried(pump) != before;
             if report.stopped {
                 return Poll::Ready(Ok(()));

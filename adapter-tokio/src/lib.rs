@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use masque_adapter_kit::{App, Descriptors, Error, Interest, Pump, Source, SystemIo};
 use tokio::io::unix::AsyncFd;
@@ -150,7 +149,7 @@ impl<A: App, I: Descriptors> Driver<A, I> {
             if !woken {
                 return Poll::Pending;
             }
-            let report = pump.turn(Instant::now())?;
+            let report = pump.turn(pump.io().now())?;
             if report.stopped {
                 return Poll::Ready(Ok(()));
             }

@@ -194,6 +194,10 @@ impl Io for Stutter {
     fn generation(&self) -> u64 {
         self.io.generation()
     }
+
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+        self.io.arm(now, deadline)
+    }
 }
 
 impl Descriptors for Stutter {

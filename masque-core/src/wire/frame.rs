@@ -285,6 +285,15 @@ impl FrameDecoder {
         }
     }
 
+    /// How many bytes of memory an unfinished payload occupies: at most twice what has arrived of it.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        match &self.state {
+            State::Whole { held, .. } => held.capacity(),
+            _ => 0,
+        }
+    }
+
     /// Says that the stream has ended.
     ///
     /// # Errors

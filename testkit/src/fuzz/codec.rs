@@ -7,9 +7,9 @@ use masque_core::WireError;
 use masque_core::wire::capsule::{
     Capsule, CapsuleDecoder, CapsuleEvent, CapsuleLimits, RouteAdvertisement,
 };
-use masque_core::wire::datagram;
+use masque_core::wire::datagram::{self, ContextId, DatagramHeader};
 use masque_core::wire::fields::{FieldList, RequestHead, ResponseHead};
-use masque_core::wire::frame::{FrameDecoder, FrameEvent};
+use masque_core::wire::frame::{self, FrameDecoder, FrameEvent, FrameType};
 use masque_core::wire::ip::fragment::fragments;
 use masque_core::wire::ip::icmp::{self, IcmpError};
 use masque_core::wire::ip::{self, PacketInfo};
@@ -22,6 +22,8 @@ use masque_core::wire::varint::VarInt;
 
 /// The largest HEADERS payload, the largest field section.
 const LIMIT: usize = 4096;
+/// The largest SETTINGS payload.
+const SETTINGS_LIMIT: usize = 16 << 10;
 
 /// A stream cut into pieces.
 fn pieces(bytes: &[u8]) -> (Vec<u8>, Vec<Bytes>) {
@@ -127,8 +129,10 @@ fn again(capsule: &Capsule) {
 fn decode_frames(stream: &[Bytes]) -> Outcome<FrameEvent> {
     let mut decoder = FrameDecoder::new(LIMIT);
     let mut events: Vec<FrameEvent> = Vec::new();
+    let mut taken = 0;
     for piece in stream {
         let mut input = piece.clone();
+        taken += piece.len();
         loop {
             match decoder.decode(&mut input) {
                 // Data comes as it arrives: what counts is what it is together.
@@ -145,6 +149,11 @@ fn decode_frames(stream: &[Bytes]) -> Outcome<FrameEvent> {
             }
         }
         assert!(input.is_empty(), "a decoder takes all there is");
+        let held = decoder.buffered();
+        assert!(
+            held <= 2 * taken.min(SETTINGS_LIMIT) + 64,
+            "{held} of {taken}"
+        );
     }
     (events, decoder.finish().err())
 }
@@ -158,14 +167,36 @@ pub fn frames(bytes: &[u8]) {
         within(error, &stream);
     }
     for event in whole.0 {
-        if let FrameEvent::Settings(settings) = event {
-            settings_again(&settings);
-        }
+        frame_again(event);
     }
     match Settings::decode(&stream) {
         Ok(settings) => settings_again(&settings),
         Err(error) => within(&error, &stream),
     }
+}
+
+fn frame_again(event: FrameEvent) {
+    let framed = |ty, payload: &[u8]| {
+        let mut bytes = Vec::new();
+        frame::encode_header(ty, payload.len(), &mut bytes);
+        bytes.extend_from_slice(payload);
+        bytes
+    };
+    let bytes = match &event {
+        FrameEvent::Settings(settings) => return settings_again(settings),
+        FrameEvent::Data(data) => framed(FrameType::Data, data),
+        FrameEvent::Headers(section) => framed(FrameType::Headers, section),
+        FrameEvent::GoAway(id) => {
+            let mut bytes = Vec::new();
+            frame::encode_goaway(*id, &mut bytes);
+            bytes
+        }
+        FrameEvent::Header { .. } | FrameEvent::CancelPush(_) | FrameEvent::MaxPushId(_) => return,
+    };
+    let (events, error) = decode_frames(&[bytes.into()]);
+    assert_eq!(error, None);
+    assert!(matches!(events[0], FrameEvent::Header { .. }));
+    assert_eq!(events[1..], [event]);
 }
 
 fn settings_again(settings: &Settings) {
@@ -312,6 +343,13 @@ pub fn packets(bytes: &[u8]) {
             if let Some((_, offset)) = datagram::open_context(payload) {
                 assert!(offset <= payload.len());
             }
+            // What is sealed for the same stream opens as it was.
+            let header = DatagramHeader::ip_packet(stream);
+            let sealed = [header.as_slice(), payload].concat();
+            assert_eq!(header.strip(&sealed), Some(payload));
+            let (again, offset) = datagram::open(&sealed).expect("sealed well");
+            let context = datagram::open_context(&sealed[offset..]);
+            assert_eq!((again, context), (stream, Some((ContextId::IP_PACKET, 1))));
         }
         Err(error) => within(&error, packet),
     }

@@ -155,6 +155,8 @@ enum Step {
     Order(Order),
     Datagram(Vec<u8>),
     Closed,
+    /// A stream that was asked for is granted.
+    Grant,
 }
 
 /// One session, with QUIC as its peer pleases. QUIC itself keeps to its rules.
@@ -165,6 +167,9 @@ struct Alone {
     open: BTreeSet<StreamId>,
     ended: BTreeSet<StreamId>,
     own: BTreeMap<bool, u32>,
+    /// Streams are granted at once.
+    prompt: bool,
+    asked: VecDeque<Direction>,
     writes: BTreeMap<StreamId, usize>,
     blocked: BTreeSet<StreamId>,
     timers: BTreeSet<Timer>,
@@ -201,27 +206,28 @@ impl Alone {
 
     fn take(&mut self, output: QuicOutput) {
         match output {
-            QuicOutput::Open { direction } => {
-                let count = self
-                    .own
-                    .entry(direction == Direction::Bidirectional)
-                    .or_default();
-                let stream = StreamId::nth(self.role, direction, *count);
-                *count += 1;
-                // More than a few are not granted.
-                if *count <= 8 {
-                    if direction == Direction::Bidirectional {
-                        self.open.insert(stream);
-                    }
-                    self.session.handle_quic(QuicInput::Opened { stream });
-                }
-            }
+            QuicOutput::Open { direction } if self.prompt => self.grant(direction),
+            QuicOutput::Open { direction } => self.asked.push_back(direction),
             QuicOutput::Write { stream, data } => {
                 assert!(!data.is_empty(), "an empty write");
                 let before = self.writes.insert(stream, data.len());
                 assert_eq!(before, None, "a second write before the first is answered");
             }
             _ => {}
+        }
+    }
+
+    fn grant(&mut self, direction: Direction) {
+        let both = direction == Direction::Bidirectional;
+        let count = self.own.entry(both).or_default();
+        let stream = StreamId::nth(self.role, direction, *count);
+        *count += 1;
+        // More than a few are not granted.
+        if *count <= 8 {
+            if both {
+                self.open.insert(stream);
+            }
+            self.session.handle_quic(QuicInput::Opened { stream });
         }
     }
 
@@ -343,25 +349,34 @@ impl Alone {
             Step::Closed => {
                 self.session.handle_quic(QuicInput::Closed);
             }
+            Step::Grant => {
+                if let Some(direction) = self.asked.pop_front() {
+                    self.grant(direction);
+                }
+            }
         }
     }
 }
 
 fn alone(role: Role, bytes: &[u8]) {
     let mut bytes = Unstructured::new(bytes);
+    // Whether the peer takes DATAGRAM frames, and of which size.
+    let datagrams: Option<u16> = bytes.arbitrary().unwrap_or_default();
     let mut alone = Alone {
         session: new(role),
         role,
         open: BTreeSet::new(),
         ended: BTreeSet::new(),
         own: BTreeMap::new(),
+        prompt: bytes.arbitrary().unwrap_or_default(),
+        asked: VecDeque::new(),
         writes: BTreeMap::new(),
         blocked: BTreeSet::new(),
         timers: BTreeSet::new(),
         closed: false,
     };
     alone.session.handle_quic(QuicInput::Connected {
-        peer_max_datagram_frame_size: Some(65_535),
+        peer_max_datagram_frame_size: datagrams.map(u64::from),
     });
     alone.drain();
     while let Ok(step) = Step::arbitrary(&mut bytes) {

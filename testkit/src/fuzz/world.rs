@@ -528,7 +528,9 @@ impl Driver {
             self.now(Input::Deed { node, deed });
         }
         self.on_server(&Deed::ShutDown(Duration::from_secs(1)));
-        self.run(60_000);
+        // A closed connection stays for three probe timeouts (RFC 9000 §10.2): a minute and more where the
+        // round-trip time was seconds.
+        self.run(600_000);
         for node in self.nodes() {
             assert_eq!(self.usage(node), Usage::default());
         }

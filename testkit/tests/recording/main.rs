@@ -192,7 +192,7 @@ fn a_recording_cut_off_anywhere_is_replayed_up_to_there() {
         for (index, pair) in ends.windows(2).enumerate() {
             let sparse = index > 60 && index % 16 != 0;
             for cut in [pair[0], pair[0] + 2, (pair[0] + pair[1]) / 2, pair[1] - 1] {
-                if sparse && cut != pair[0] || sparse && index % 4 != 0 {
+                if sparse && (cut != pair[0] || index % 4 != 0) {
                     continue;
                 }
                 let result = replayed(&recording[..cut]);

@@ -183,7 +183,14 @@ impl Pair {
                 break;
             };
             self.now = self.now.max(next);
-            while let Some((_, to, data)) = self.flying.pop_front_if(|(at, _, _)| *at <= self.now) {
+            while self
+                .flying
+                .front()
+                .is_some_and(|(at, _, _)| *at <= self.now)
+            {
+                let Some((_, to, data)) = self.flying.pop_front() else {
+                    break;
+                };
                 let remote = self.ends[1 - to].address;
                 let end = &mut self.ends[to];
                 let meta = RecvMeta {
