@@ -1,5 +1,5 @@
 /* Counts the edges of instrumented code that a process has run through: what SanitizerCoverage calls
- * (https://clang.llvm.org/docs/SanitizerCoverage.html), linked in by fuzz/coverage. At its end the process
+ * (https://clang.llvm.org/docs/SanitizerCoverage.html), linked in by fuzz/edges. At its end the process
  * writes "RUN OF ALL" to the file that EDGES names. */
 #include <stdint.h>
 #include <stdio.h>

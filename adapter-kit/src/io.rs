@@ -72,13 +72,14 @@ pub trait Io: Sockets {
     /// become ready then, and not before what it was armed for; or never, without a deadline. Called at
     /// the end of every turn after which the pump may sleep, and once before the first. A deadline that
     /// was armed earlier may stay, if it has not passed: it costs one idle turn, and setting it in every
-    /// turn a system call per turn.
+    /// turn a system call per turn. `fired` says that the timer was seen ready since it was set: then it has
+    /// to be set, as a runtime may tell of readiness only once, or late.
     ///
     /// Says whether anything was set.
     ///
     /// # Errors
     /// What the system says.
-    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool>;
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>, fired: bool) -> io::Result<bool>;
 }
 
 /// An [`Io`] whose sockets, devices and timer are descriptors that a runtime can wait for.

@@ -215,7 +215,7 @@ impl<A: App, I: Io> Pump<A, I> {
         options: PumpOptions,
     ) -> io::Result<Self> {
         let now = io.now();
-        io.arm(now, None)?;
+        io.arm(now, None, false)?;
         let mut links = Links::default();
         links.sync(&io);
         Ok(Self {
@@ -320,7 +320,13 @@ impl<A: App, I: Io> Pump<A, I> {
         }
         let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
-        if !again && !self.stopped && self.io.arm(now, deadline).map_err(Error::Timer)? {
+        if !again
+            && !self.stopped
+            && self
+                .io
+                .arm(now, deadline, self.clock.fired)
+                .map_err(Error::Timer)?
+        {
             self.clock.fired = false;
             self.counters.timer_sets += 1;
         }

@@ -317,8 +317,8 @@ impl Io for SystemIo {
         self.generation
     }
 
-    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
-        self.alarm.arm(now, deadline)
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>, fired: bool) -> io::Result<bool> {
+        self.alarm.arm(now, deadline, fired)
     }
 }
 

@@ -91,13 +91,18 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     /// As [`crate::Io::arm`].
-    pub(crate) fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+    pub(crate) fn arm(
+        &mut self,
+        now: Instant,
+        deadline: Option<Instant>,
+        fired: bool,
+    ) -> io::Result<bool> {
         let timer = match &mut self.timer {
             Some(timer) => timer,
             none => none.insert(Timer::new()?),
         };
-        // A timer is never early: one that is ready was armed for what has passed.
-        let passed = self.armed.is_some_and(|armed| armed <= now);
+        // Readiness may be told of late, of what the timer was set for before.
+        let passed = fired || self.armed.is_some_and(|armed| armed <= now);
         let sooner = match (self.armed, deadline) {
             (Some(armed), Some(deadline)) => deadline < armed,
             (None, deadline) => deadline.is_some(),
@@ -150,5 +155,17 @@ mod tests {
             .set(Some(Instant::now() + Duration::from_secs(3600)))
             .expect("set");
         assert!(!wait(&timer, Duration::ZERO));
+    }
+
+    #[test]
+    fn an_alarm_seen_ready_is_set_again_whatever_it_was_set_for() {
+        let mut alarm = Alarm::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(3600);
+        assert!(alarm.arm(now, Some(later), false).expect("arm"));
+        assert!(!alarm.arm(now, Some(later), false).expect("arm"));
+        assert!(!alarm.arm(now, None, false).expect("arm"));
+        assert!(alarm.arm(now, Some(later), true).expect("arm"));
+        assert!(alarm.arm(later, Some(later), false).expect("arm"));
     }
 }

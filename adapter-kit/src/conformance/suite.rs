@@ -195,8 +195,8 @@ impl Io for Stutter {
         self.io.generation()
     }
 
-    fn arm(&mut self, now: Instant, deadline: Option<Instant>) -> io::Result<bool> {
-        self.io.arm(now, deadline)
+    fn arm(&mut self, now: Instant, deadline: Option<Instant>, fired: bool) -> io::Result<bool> {
+        self.io.arm(now, deadline, fired)
     }
 }
 

@@ -118,7 +118,7 @@ impl Io for Scripted {
         self.sockets.len() as u64
     }
 
-    fn arm(&mut self, _: Instant, _: Option<Instant>) -> io::Result<bool> {
+    fn arm(&mut self, _: Instant, _: Option<Instant>, _: bool) -> io::Result<bool> {
         Ok(false)
     }
 }

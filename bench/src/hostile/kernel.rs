@@ -165,7 +165,7 @@ impl Io for KernelIo {
     }
 
     /// Whoever makes the turns looks at their deadlines.
-    fn arm(&mut self, _: Instant, _: Option<Instant>) -> io::Result<bool> {
+    fn arm(&mut self, _: Instant, _: Option<Instant>, _: bool) -> io::Result<bool> {
         Ok(false)
     }
 }

@@ -309,7 +309,7 @@ impl Io for VirtualIo {
         self.net.borrow().world.instant()
     }
 
-    fn arm(&mut self, _: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+    fn arm(&mut self, _: Instant, deadline: Option<Instant>, _: bool) -> io::Result<bool> {
         if !std::mem::replace(&mut self.begun, true) {
             return Ok(false);
         }
