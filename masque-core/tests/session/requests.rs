@@ -421,3 +421,28 @@ fn host_names_go_to_an_owner_that_resolves_them() {
         }
     }
 }
+
+#[test]
+fn a_request_that_was_stopped_before_it_came_is_never_served() {
+    for code in [0x100, 0x10c] {
+        let mut alone = Alone::new(Role::Server, server_config());
+        alone.uni(0, SETTINGS);
+        alone.events();
+        alone.outputs();
+        let stream = bidi(0);
+        let stopped = QuicInput::Stopped { stream, code };
+        alone.session.handle_quic(stopped);
+        let code = H3Code::REQUEST_CANCELLED;
+        let reset = QuicOutput::Reset { stream, code };
+        assert!(alone.outputs().contains(&reset));
+        alone.bidi(0, &tunnel_head("connect-ip"));
+        assert_eq!((alone.events(), alone.outputs()), (vec![], vec![]));
+        // Another is.
+        alone.bidi(1, &tunnel_head("connect-ip"));
+        let events = alone.events();
+        assert!(
+            matches!(events[..], [Event::Requested { .. }]),
+            "{events:?}"
+        );
+    }
+}

@@ -1,9 +1,11 @@
 //! What clients of one server can take from each other.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use masque_core::endpoint::{DropReason, PortId};
 use masque_core::wire::offload::VnetHdr;
+use masque_testkit::packet;
 use masque_testkit::scenario::{Options, Star};
 
 use super::common::*;
@@ -74,4 +76,37 @@ fn an_address_is_known_from_the_end_of_a_handshake_to_the_end_of_its_connection(
     disconnect(&mut star, client);
     run(&mut star, 1_000);
     assert!(!known(&star));
+}
+
+/// Addresses and ports make a flow (RFC 8290 §4.1.1): what waits of one keeps no other waiting.
+#[test]
+fn a_packet_overtakes_those_of_other_flows_and_none_of_its_own() {
+    let elsewhere = IpAddr::from([192, 0, 2, 2]);
+    for (v4, host, ports, overtakes) in [
+        (true, inner(true), (4000, 9), false),
+        (true, inner(true), (4001, 9), true),
+        (true, inner(true), (4000, 10), true),
+        (true, elsewhere, (4000, 9), true),
+        (false, inner(false), (4000, 9), true),
+    ] {
+        let mut options = quiet();
+        options.link.rate = Some(4_000_000);
+        let mut star = up(&options);
+        let (client, server) = (star.client(), star.server);
+        let waits = datagram(address(&star, client, true), inner(true), 1000);
+        let from = SocketAddr::new(address(&star, client, v4), ports.0);
+        let comes = packet::udp(from, SocketAddr::new(host, ports.1), &[0; 10]);
+        for _ in 0..150 {
+            send_later(&mut star, client, waits.clone());
+        }
+        send_later(&mut star, client, comes.clone());
+        run(&mut star, 5_000);
+        let arrived = received(&mut star, server);
+        let before = arrived.iter().position(|it| *it == comes);
+        let before = before.expect("it was not dropped");
+        let after = arrived.len() - before - 1;
+        assert!(arrived.len() > 100, "{}", arrived.len());
+        assert_eq!(after > 50, overtakes, "{host} {ports:?}: {before}, {after}");
+        assert!(overtakes || after == 0);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod common;
+mod counted;
 mod early;
 mod fairness;
 mod forwarding;

@@ -1,0 +1,121 @@
+//! What is counted is what happened.
+
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use masque_core::endpoint::{DropReason, PortId};
+use masque_core::wire::offload::VnetHdr;
+use masque_testkit::hostile::report::Verdict;
+use masque_testkit::hostile::script::{Scripts, Subject};
+use masque_testkit::hostile::world::{Hostile, hostile_address, run_all};
+use masque_testkit::scenario::{Options, star};
+use masque_testkit::world::World;
+use proptest::prelude::*;
+
+use super::common::*;
+
+/// A client without DATAGRAM frames that listens.
+const LISTENER: &str = r#"
+[[script]]
+name = "listener"
+about = "Packets come in capsules."
+requirements = []
+against = ["server"]
+offer = { datagrams = false }
+start = "quic"
+steps = [
+    { write = { stream = "control", bytes = ["00", { settings = [] }] } },
+    { write = { stream = "request", bytes = [{ request = {} }] } },
+    { answered = {} },
+    { datagram = "request" },
+    { wait = 20000 },
+]
+"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn packets_taken_at_one_end_are_packets_given_out_at_the_other(
+        packets in proptest::collection::vec((any::<bool>(), any::<bool>(), 1..1000usize), 1..40)
+    ) {
+        let mut star = up(&quiet());
+        let (client, server) = (star.client(), star.server);
+        let mut sent = [0, 0];
+        for (up, v4, size) in packets {
+            let (host, guest) = (inner(v4), address(&star, client, v4));
+            if up {
+                send_later(&mut star, client, datagram(guest, host, size));
+            } else {
+                send_later(&mut star, server, datagram(host, guest, size));
+            }
+            sent[usize::from(up)] += 1;
+        }
+        run(&mut star, 3_000);
+        for (from, to, sent) in [(server, client, sent[0]), (client, server, sent[1])] {
+            prop_assert_eq!(counters(&star, from).packets_in, sent);
+            prop_assert_eq!(counters(&star, to).packets_out, sent);
+            prop_assert_eq!(received(&mut star, to).len() as u64, sent);
+        }
+    }
+
+    /// To a peer without DATAGRAM frames (RFC 9297 §3.5).
+    #[test]
+    fn a_tunnel_of_capsules_counts_what_it_takes_and_what_it_drops(
+        batches in proptest::collection::vec((1..=50usize, any::<bool>()), 1..12)
+    ) {
+        let mut star = star(&Options { clients: 0, ..quiet() }).expect("valid");
+        let server = star.server;
+        let address_of_peer = hostile_address(0);
+        star.world.add_stranger(address_of_peer);
+        let script = Scripts::parse(LISTENER).expect("a script").script.remove(0);
+        let mut peer = Hostile::new(&star.world, address_of_peer, Arc::new(script), Subject::Server);
+        let mut go_on = |world: &mut World, millis| {
+            let until = world.now() + Duration::from_millis(millis);
+            run_all(world, slice::from_mut(&mut peer), until, |_| false);
+            peer.runner.report().map(|report| report.verdict)
+        };
+        go_on(&mut star.world, 1_000);
+        let (handle, to) = (tunnel(&star, server).expect("up"), address(&star, server, true));
+        let (mut handed, mut queued, mut dropped_of_them) = (0, 0, 0);
+        for (segments, pause) in batches {
+            let packet = datagram(inner(true), to, 1000 * segments);
+            let header = VnetHdr { gso_type: VnetHdr::GSO_UDP_L4, gso_size: 1000, ..VnetHdr::default() };
+            let taken = star.world.act(server, |endpoint, now| endpoint.handle_tun(now, PortId(0), header, &packet));
+            let taken = taken.expect("running");
+            handed += segments as u64;
+            queued += u64::from(taken.queued);
+            dropped_of_them += u64::from(taken.dropped);
+            if pause {
+                go_on(&mut star.world, 300);
+            }
+        }
+        let info = star.world.node(server).endpoint().expect("running").tunnel(handle).expect("up");
+        prop_assert!(queued > 0, "the stream was empty");
+        prop_assert_eq!(counters(&star, server).packets_in, queued);
+        prop_assert_eq!((info.sent_packets, info.sent_bytes), (queued, queued * 1028));
+        prop_assert_eq!(handed, queued + dropped(&star, server, DropReason::QueueFull));
+        prop_assert!(dropped_of_them <= handed - queued);
+        prop_assert_eq!(go_on(&mut star.world, 30_000), Some(Verdict::Pass), "they come");
+    }
+}
+
+#[test]
+fn marks_that_are_counted_are_marks_that_arrive() {
+    let mut options = quiet();
+    options.link.rate = Some(2_000_000);
+    let mut star = up(&options);
+    let (client, server) = (star.client(), star.server);
+    let mut packet = datagram(address(&star, client, false), inner(false), 1000);
+    // ECT(0) in the traffic class (RFC 3168 §5).
+    packet[1] |= 2 << 4;
+    for _ in 0..150 {
+        send_later(&mut star, client, packet.clone());
+    }
+    run(&mut star, 5_000);
+    let arrived = received(&mut star, server);
+    let marked = arrived.iter().filter(|it| it[1] >> 4 & 3 == 3).count();
+    assert!(marked > 1, "the queue stood: {marked} of {}", arrived.len());
+    assert_eq!(counters(&star, client).congestion_marked, marked as u64);
+}
