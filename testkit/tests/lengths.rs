@@ -100,7 +100,6 @@ const NO_LIMIT: CapsuleLimits = CapsuleLimits {
     max_entries: usize::MAX,
 };
 
-// 9114-10.8-01, 9297-3.3-02
 #[test]
 fn capsules() {
     for_all((announcing(), 1..20usize), |(bytes, size)| {

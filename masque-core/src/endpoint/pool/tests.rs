@@ -108,6 +108,18 @@ fn an_exhausted_second_pool_leaves_nothing_behind_in_the_first() {
     assert_eq!(book.taken, before);
 }
 
+#[test]
+fn a_lease_stays_good_beside_a_pool_that_came_later_and_is_full() {
+    let (pool, now) = (prefix("10.0.0.0/24"), SystemTime::UNIX_EPOCH + DAY);
+    let mut first = AddressBook::new(&[pool], &[], &[], &[], DAY);
+    let (had, lease) = first.lease(&identity("a"), now).expect("space");
+    let pools = [pool, prefix("fd00::/127")];
+    let gateways = [address("fd00::"), address("fd00::1")];
+    let mut second = AddressBook::new(&pools, &gateways, &[], &[lease.expect("new")], DAY);
+    assert_eq!(second.lease(&identity("a"), now).expect("kept").0, had);
+    assert_eq!(second.lease(&identity("b"), now).err(), Some(Exhausted));
+}
+
 proptest! {
     #[test]
     fn no_two_hold_one_address(operations in prop::collection::vec((0u8..6, any::<bool>()), 1..200)) {
