@@ -17,8 +17,11 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::ip;
 
-/// How long packets may wait on the average: a part of the interval (RFC 8289 §4.4).
+/// How long packets may wait on the average: a part of so many round trips as the interval has (RFC 8289 §4.4).
 const TARGET_PART: u32 = 10;
+/// But no less: what that RFC takes for paths of any kind. More would also stand in a queue on a fast path, and
+/// its packets would have left the processor's cache when their turn comes.
+const TARGET: Duration = Duration::from_millis(5);
 /// For how long they may wait longer than that before one is dropped, at least: a round trip of the slowest
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -67,15 +70,16 @@ struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self::new(INTERVAL)
+        Self::on_a_path_of(Duration::ZERO)
     }
 }
 
 impl Patience {
-    fn new(interval: Duration) -> Self {
+    fn on_a_path_of(round_trip: Duration) -> Self {
+        let span = (round_trip * ROUND_TRIPS).min(MAX_INTERVAL);
         Self {
-            target: interval / TARGET_PART,
-            interval,
+            target: (span / TARGET_PART).max(TARGET),
+            interval: span.max(INTERVAL),
         }
     }
 }
@@ -122,10 +126,7 @@ impl TunnelQueue {
     /// Says how long a round trip over the path takes: flows inside cannot answer a drop any sooner, and what
     /// is dropped before they can is dropped for nothing.
     pub(super) fn expect(&mut self, round_trip: Duration) {
-        let interval = (round_trip * ROUND_TRIPS).clamp(INTERVAL, MAX_INTERVAL);
-        if interval != self.patience.interval {
-            self.patience = Patience::new(interval);
-        }
+        self.patience = Patience::on_a_path_of(round_trip);
     }
 
     /// Whether there are losses to be taken.
