@@ -320,15 +320,11 @@ impl<A: App, I: Io> Pump<A, I> {
         }
         let deadline = earlier(self.deadline(now), self.rest(now));
         again |= deadline.is_some_and(|deadline| deadline <= now);
-        if !again
-            && !self.stopped
-            && self
-                .io
-                .arm(now, deadline, self.clock.fired)
-                .map_err(Error::Timer)?
-        {
-            self.clock.fired = false;
-            self.counters.timer_sets += 1;
+        if !again && !self.stopped {
+            let fired = self.clock.fired;
+            let set = self.io.arm(now, deadline, fired).map_err(Error::Timer)?;
+            self.clock.fired &= !set;
+            self.counters.timer_sets += u64::from(set);
         }
         Ok(TurnReport {
             again,

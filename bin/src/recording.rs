@@ -16,10 +16,9 @@ pub struct RecordArgs {
     #[arg(long, value_name = "FILE")]
     pub record: Option<std::path::PathBuf>,
 
-    /// The most that is recorded; the session goes on without when it is reached.
+    /// The most that is recorded, 1GiB if nothing is said; the session goes on without when it is reached.
     #[cfg(feature = "record")]
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", requires = "record",
-          value_parser = crate::config::ByteSize::parse)]
+    #[arg(long, value_name = "SIZE", requires = "record", value_parser = crate::config::ByteSize::parse)]
     pub record_limit: Option<crate::config::ByteSize>,
 }
 
