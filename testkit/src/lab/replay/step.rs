@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Player;
 use crate::lab::LabError;
+use crate::lab::stepper::converse;
 use crate::world::describe;
 
 const HELP: &str = "\
@@ -34,15 +35,7 @@ pub fn step_recording(
         taken: 0,
         breakpoints: Vec::new(),
     };
-    out.write_all(HELP.as_bytes())?;
-    for line in input.lines() {
-        let goes_on = stepper.command(&line?, out)?;
-        out.flush()?;
-        if !goes_on {
-            break;
-        }
-    }
-    Ok(())
+    converse(HELP, input, out, |line, out| stepper.command(line, out))
 }
 
 struct Stepper<'a> {

@@ -51,9 +51,19 @@ pub fn step(
     out: &mut impl Write,
 ) -> Result<(), LabError> {
     let mut stepper = Stepper::new(scenario)?;
-    out.write_all(HELP.as_bytes())?;
+    converse(HELP, input, out, |line, out| stepper.command(line, out))
+}
+
+/// Does what each line says, until one says to quit.
+pub(in crate::lab) fn converse<W: Write>(
+    help: &str,
+    input: impl BufRead,
+    out: &mut W,
+    mut command: impl FnMut(&str, &mut W) -> Result<bool, LabError>,
+) -> Result<(), LabError> {
+    out.write_all(help.as_bytes())?;
     for line in input.lines() {
-        let goes_on = stepper.command(&line?, out)?;
+        let goes_on = command(&line?, out)?;
         out.flush()?;
         if !goes_on {
             break;
