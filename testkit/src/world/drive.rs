@@ -130,6 +130,7 @@ impl World {
                 self.trace.core(self.now, name, event);
             }
         }
+        self.fates_met(id);
     }
 
     fn transmit(&mut self, id: NodeId, transmit: &Transmit, buffer: &[u8]) {
