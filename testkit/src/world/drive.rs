@@ -80,6 +80,7 @@ impl World {
             }
             asked_again = true;
         }
+        self.note_paths(id, &endpoint);
         let node = &mut self.nodes[id.0];
         node.endpoint = Some(endpoint);
         node.transmit = buffer;
@@ -112,6 +113,19 @@ impl World {
         }
         self.nodes[id.0].deadline = deadline;
         self.check_drained(id);
+    }
+
+    fn note_paths(&mut self, id: NodeId, endpoint: &Endpoint) {
+        if !self.trace.is_capturing() {
+            return;
+        }
+        let name = &self.nodes[id.0].name;
+        for conn in endpoint.connections() {
+            if let Some(info) = endpoint.connection(conn) {
+                let seen = (info.rtt, info.congestion_window);
+                self.trace.path(self.now, name, conn.0, seen);
+            }
+        }
     }
 
     fn check_drain(&self, id: NodeId, outputs: usize) {

@@ -51,7 +51,7 @@ pub(crate) use node::describe;
 pub use node::{Node, NodeId, NodeSpec};
 pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
-pub use trace::{Captured, Entry, Place, Said, Trace, kind};
+pub use trace::{Captured, Entry, Metrics, Place, Said, Trace, kind};
 
 use crate::crypto::Secrets;
 use crate::seed::Seed;
