@@ -10,12 +10,14 @@ use core::fmt;
 
 use super::{CommandError, Session, TunnelId};
 
+type Change = dyn Fn(TunnelId, &mut Vec<u8>) + Send + Sync;
+
 /// Changes a capsule before it is put into its DATA frame: type, length and value in one piece. What it
 /// leaves empty is not sent.
 ///
 /// Called for every capsule but DATAGRAM, after the session has noted it as sent.
 #[derive(Clone)]
-pub struct CapsuleTap(Arc<dyn Fn(TunnelId, &mut Vec<u8>) + Send + Sync>);
+pub struct CapsuleTap(Arc<Change>);
 
 impl CapsuleTap {
     /// A tap that does this with each.
