@@ -131,6 +131,10 @@ pub struct Point {
     pub back_window: u64,
     /// The outer round-trip time in milliseconds, smoothed.
     pub rtt_ms: f64,
+    /// The round trip of the bulk flows in milliseconds, smoothed, their mean.
+    pub inner_rtt_ms: f64,
+    /// The sum of their windows in packets.
+    pub inner_window: f64,
     /// What waits for the link's transmitter, in milliseconds.
     pub queue_ms: f64,
     /// What waits in the tunnel's own queue, in bytes.
@@ -291,11 +295,14 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         let total = bulk(world, 0..trial.flows);
         let rival = bulk(world, trial.flows..plans.len());
         let endpoint = world.node(sender).endpoint();
+        let (inner_rtt, inner_window) = inside(host(world, sender), trial.flows);
         outcome.points.push(Point {
             at: (world.now() - begin).as_secs_f64(),
             window,
             back_window: info(world, receiver).0,
             rtt_ms: millis(rtt),
+            inner_rtt_ms: millis(inner_rtt),
+            inner_window,
             queue_ms: millis(world.backlog(sender, receiver).unwrap_or_default()),
             tunnel_queue: endpoint.map_or(0, |endpoint| endpoint.usage().queued_bytes),
             mbit: mbit(total - before, POINT),
@@ -363,6 +370,17 @@ fn hear(outcome: &mut Outcome, with: &Heard, against: &Heard) {
 fn host(world: &World, node: NodeId) -> &TrafficHost {
     let host = world.node(node).host();
     host.expect("every node of a trial has a TrafficHost")
+}
+
+/// The mean round trip of the first so many flows, and the sum of their windows.
+fn inside(host: &TrafficHost, flows: usize) -> (Duration, f64) {
+    let trips: Vec<_> = (0..flows).filter_map(|flow| host.round_trip(flow)).collect();
+    let count = u32::try_from(trips.len()).unwrap_or(u32::MAX).max(1);
+    let windows = (0..flows).filter_map(|flow| host.sender(flow));
+    (
+        trips.iter().sum::<Duration>() / count,
+        windows.map(|(window, _)| window).sum(),
+    )
 }
 
 fn tunnel_mtu(world: &World, node: NodeId) -> usize {
