@@ -12,8 +12,8 @@ use crate::crypto::TlsError;
 use crate::scenario::{self, Options};
 use crate::world::{Input, NodeId, World, last_event};
 
-/// The inner MTU all tunnels are compared at.
-const INNER_MTU: usize = 1500;
+/// The MTU of the devices inside that the programs take by themselves, where the tunnel carries as much.
+pub const DEVICE_MTU: usize = 1420;
 /// The MTU of the path.
 const PATH_MTU: usize = 1500;
 /// The tunnel is up and its path MTU found by then; traffic begins.
@@ -95,6 +95,8 @@ pub struct Trial {
     pub rival_after: f64,
     /// How long.
     pub length: Duration,
+    /// The MTU of the devices inside, where the tunnel carries as much.
+    pub mtu: usize,
     /// What decides everything.
     pub seed: u64,
     /// Changes of the path's rate.
@@ -114,6 +116,7 @@ impl Default for Trial {
             rival: None,
             rival_after: 0.0,
             length: Duration::from_secs(15),
+            mtu: PATH_MTU,
             seed: 0,
             changes: Vec::new(),
         }
@@ -195,12 +198,13 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         Subject::Raw => CongestionControl::Cubic,
         Subject::Tunnel(congestion) => congestion,
     };
+    let device_mtu = u32::try_from(trial.mtu).unwrap_or(u32::MAX);
     let mut star = scenario::star(&Options {
         seed: trial.seed,
         link: trial.profile.link,
         transport: TransportProfile {
             congestion,
-            ..TransportProfile::default()
+            ..TransportProfile::default().fitted(device_mtu)
         },
         client_plan: None,
         server_plan: None,
@@ -227,7 +231,7 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
     };
     let size = match trial.subject {
         Subject::Raw => PATH_MTU,
-        Subject::Tunnel(_) => tunnel_mtu(world, sender).min(INNER_MTU),
+        Subject::Tunnel(_) => tunnel_mtu(world, sender).min(trial.mtu),
     };
     let quiet = world.now();
     let begin = quiet + Duration::from_secs_f64(trial.voice_before.max(0.0));
@@ -374,7 +378,9 @@ fn host(world: &World, node: NodeId) -> &TrafficHost {
 
 /// The mean round trip of the first so many flows, and the sum of their windows.
 fn inside(host: &TrafficHost, flows: usize) -> (Duration, f64) {
-    let trips: Vec<_> = (0..flows).filter_map(|flow| host.round_trip(flow)).collect();
+    let trips: Vec<_> = (0..flows)
+        .filter_map(|flow| host.round_trip(flow))
+        .collect();
     let count = u32::try_from(trips.len()).unwrap_or(u32::MAX).max(1);
     let windows = (0..flows).filter_map(|flow| host.sender(flow));
     (
