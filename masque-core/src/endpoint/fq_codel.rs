@@ -26,8 +26,11 @@ const TARGET: Duration = Duration::from_millis(5);
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
 /// The same in round trips of the path: flows inside cannot answer a drop in less than one and their own queue's
-/// wait, and on paths that lose packets by themselves each drop too many costs them dear.
+/// wait.
 const ROUND_TRIPS: u32 = 3;
+/// Twice as many where of a thousand packets the path itself loses so many: there it is the path that teaches
+/// flows, within a few round trips, and each drop too many costs them dear.
+const LOSSY: u32 = 5;
 /// And at most, however long a path is.
 const MAX_INTERVAL: Duration = Duration::from_secs(2);
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
@@ -75,13 +78,14 @@ struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self::on_a_path_of(Duration::ZERO)
+        Self::on_a_path_of(Duration::ZERO, 0)
     }
 }
 
 impl Patience {
-    fn on_a_path_of(round_trip: Duration) -> Self {
-        let span = (round_trip * ROUND_TRIPS).min(MAX_INTERVAL);
+    fn on_a_path_of(round_trip: Duration, lost_per_thousand: u32) -> Self {
+        let parts = ROUND_TRIPS * (LOSSY + lost_per_thousand.min(LOSSY));
+        let span = (round_trip * parts / LOSSY).min(MAX_INTERVAL);
         Self {
             target: (span / TARGET_PART).max(TARGET),
             interval: span.max(INTERVAL),
@@ -143,9 +147,9 @@ impl TunnelQueue {
     }
 
     /// Says how long a round trip over the path takes: flows inside cannot answer a drop any sooner, and what
-    /// is dropped before they can is dropped for nothing.
-    pub(super) fn expect(&mut self, round_trip: Duration) {
-        self.patience = Patience::on_a_path_of(round_trip);
+    /// is dropped before they can is dropped for nothing. And how many of a thousand packets the path loses.
+    pub(super) fn expect(&mut self, round_trip: Duration, lost_per_thousand: u32) {
+        self.patience = Patience::on_a_path_of(round_trip, lost_per_thousand);
     }
 
     /// Whether there are losses to be taken.

@@ -104,6 +104,27 @@ fn a_standing_queue_loses_packets_and_ever_more_of_them() {
 }
 
 #[test]
+fn a_path_that_loses_packets_itself_is_left_to_teach_its_flows() {
+    let first_loss = |lost_per_thousand| {
+        let start = origin();
+        let mut queue = TunnelQueue::default();
+        (1..).find(|at| {
+            queue.expect(ms(100), lost_per_thousand);
+            overload(&mut queue, start + ms(at * 10), 10, 2, 1);
+            queue.has_losses()
+        })
+    };
+    let (clean, lossy) = (first_loss(0), first_loss(20));
+    assert!(
+        lossy
+            .zip(clean)
+            .is_some_and(|(lossy, clean)| lossy * 2 > clean * 3)
+    );
+    // More loss than enough changes nothing.
+    assert_eq!(first_loss(5), first_loss(1000));
+}
+
+#[test]
 fn a_flow_that_speaks_ecn_is_marked_instead() {
     let start = origin();
     let mut queue = TunnelQueue::default();
