@@ -396,7 +396,8 @@ impl Forwarding {
         let datagrams = self.arena.take();
         self.queued_bytes += datagrams.len();
         state.sent_packets += made.count as u64;
-        state.sent_bytes += datagrams.len() as u64;
+        let headers = made.count * datagram_header.as_slice().len();
+        state.sent_bytes += datagrams.len().saturating_sub(headers) as u64;
         state.queue.push(now, flow, datagrams, made.stride);
         Ok(made.count as u32)
     }
@@ -442,7 +443,8 @@ impl Forwarding {
         let state = &mut conn.tunnels[tunnel];
         self.queued_bytes += total;
         state.sent_packets += pieces.len() as u64;
-        state.sent_bytes += total as u64;
+        let headers = pieces.len() * prefix.len();
+        state.sent_bytes += total.saturating_sub(headers) as u64;
         let flow = flow_of(self.flow_key, info, packet);
         for piece in pieces {
             let length = piece.len();

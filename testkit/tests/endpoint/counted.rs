@@ -4,13 +4,13 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use masque_core::endpoint::{DropReason, PortId};
+use masque_core::endpoint::{Accepted, DropReason, PortId, TunnelInfo};
 use masque_core::wire::offload::VnetHdr;
 use masque_testkit::hostile::report::Verdict;
 use masque_testkit::hostile::script::{Scripts, Subject};
 use masque_testkit::hostile::world::{Hostile, hostile_address, run_all};
-use masque_testkit::scenario::{Options, star};
-use masque_testkit::world::World;
+use masque_testkit::scenario::{Options, Star, star};
+use masque_testkit::world::{NodeId, World};
 use proptest::prelude::*;
 
 use super::common::*;
@@ -33,6 +33,12 @@ steps = [
 ]
 "#;
 
+fn info(star: &Star, node: NodeId) -> TunnelInfo {
+    let endpoint = star.world.node(node).endpoint().expect("running");
+    let tunnel = tunnel(star, node).expect("up");
+    endpoint.tunnel(tunnel).expect("listed")
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -42,18 +48,22 @@ proptest! {
     ) {
         let mut star = up(&quiet());
         let (client, server) = (star.client(), star.server);
-        let mut sent = [0, 0];
+        let (mut sent, mut bytes) = ([0, 0], [0, 0]);
         for (up, v4, size) in packets {
             let (host, guest) = (inner(v4), address(&star, client, v4));
-            if up {
-                send_later(&mut star, client, datagram(guest, host, size));
-            } else {
-                send_later(&mut star, server, datagram(host, guest, size));
-            }
+            let (from, packet) = match up {
+                true => (client, datagram(guest, host, size)),
+                false => (server, datagram(host, guest, size)),
+            };
             sent[usize::from(up)] += 1;
+            bytes[usize::from(up)] += packet.len() as u64;
+            send_later(&mut star, from, packet);
         }
         run(&mut star, 3_000);
-        for (from, to, sent) in [(server, client, sent[0]), (client, server, sent[1])] {
+        for (from, to, sent, bytes) in [(server, client, sent[0], bytes[0]), (client, server, sent[1], bytes[1])] {
+            let (there, here) = (info(&star, from), info(&star, to));
+            prop_assert_eq!((there.sent_packets, there.sent_bytes), (sent, bytes));
+            prop_assert_eq!((here.received_packets, here.received_bytes), (sent, bytes));
             prop_assert_eq!(counters(&star, from).packets_in, sent);
             prop_assert_eq!(counters(&star, to).packets_out, sent);
             prop_assert_eq!(received(&mut star, to).len() as u64, sent);
@@ -102,6 +112,40 @@ proptest! {
 }
 
 #[test]
+fn what_is_too_large_is_refused_where_it_comes_in_and_counted_packet_by_packet() {
+    let mut star = up(&quiet());
+    let (client, from) = (star.client(), address(&star, star.client(), true));
+    let mtu = info(&star, client).mtu as usize;
+    let plain = |size| (VnetHdr::default(), datagram(from, inner(true), size));
+    // IP and UDP have 28 bytes.
+    let fits = (mtu - 28).min(1400);
+    for (payload, segment, segments) in [
+        (fits, 0, 1),
+        (3_000, 0, 1),
+        (20_000, 2_000, 10),
+        (20_001, 2_000, 11),
+    ] {
+        let (mut header, packet) = plain(payload);
+        if segment > 0 {
+            header.gso_type = VnetHdr::GSO_UDP_L4;
+            header.gso_size = segment;
+        }
+        let before = dropped(&star, client, DropReason::TooBig);
+        let took = star.world.act(client, |endpoint, now| {
+            endpoint.handle_tun(now, PortId(0), header, &packet)
+        });
+        let refused = if payload == fits { 0 } else { segments };
+        let expected = Accepted {
+            queued: u32::from(payload == fits),
+            dropped: refused,
+        };
+        assert_eq!(took, Some(expected), "{payload} bytes by {segment}");
+        let counted = dropped(&star, client, DropReason::TooBig) - before;
+        assert_eq!(counted, u64::from(refused), "{payload} bytes by {segment}");
+    }
+}
+
+#[test]
 fn marks_that_are_counted_are_marks_that_arrive() {
     let mut options = quiet();
     options.link.rate = Some(2_000_000);
@@ -110,7 +154,7 @@ fn marks_that_are_counted_are_marks_that_arrive() {
     let mut packet = datagram(address(&star, client, false), inner(false), 1000);
     // ECT(0) in the traffic class (RFC 3168 §5).
     packet[1] |= 2 << 4;
-    for _ in 0..150 {
+    for _ in 0..400 {
         send_later(&mut star, client, packet.clone());
     }
     run(&mut star, 5_000);
