@@ -16,7 +16,7 @@ use masque_bench::pipeline::PipelineError;
 /// A server under attack, in memory.
 #[derive(Parser)]
 struct Args {
-    /// One attack only: replay, tunnel, noise, hosts, initials, handshakes.
+    /// One attack only: replay, tunnel, noise, hosts, initials, handshakes, or the name of a script.
     #[arg(long)]
     attack: Option<String>,
     /// Milliseconds that are measured.
@@ -76,8 +76,12 @@ fn table(args: &Args) -> Result<(), PipelineError> {
             real_tls: !args.null,
             time: Duration::from_millis(args.millis),
         };
-        for attack in [Attack::None].into_iter().chain(Attack::ALL) {
-            let name = format!("{attack:?}").to_lowercase();
+        let attacks = Attack::ALL.into_iter().chain(Attack::SCRIPTS);
+        for attack in [Attack::None].into_iter().chain(attacks) {
+            let name = match attack {
+                Attack::Script(name) => name.trim_start_matches("attack-").to_owned(),
+                _ => format!("{attack:?}").to_lowercase(),
+            };
             if args.attack.as_ref().is_some_and(|wanted| *wanted != name) {
                 continue;
             }

@@ -22,7 +22,7 @@ use masque_testkit::world::WALL;
 use super::kernel::Later;
 use crate::pipeline::{PipelineError, Traffic, Workload};
 
-const SERVER: &str = "vpn.example";
+pub(super) const SERVER: &str = "vpn.example";
 const TEMPLATE: &str = "https://vpn.example/.well-known/masque/ip/{target}/{ipproto}/";
 /// A host behind the server.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -34,7 +34,7 @@ const ECHOES: Duration = Duration::from_millis(1);
 const GREED: usize = 1536 << 10;
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
-fn server_address() -> SocketAddr {
+pub(super) fn server_address() -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 1], 443))
 }
 
@@ -83,7 +83,7 @@ impl Keys {
         Ok(keys)
     }
 
-    fn client(
+    pub(super) fn client(
         &self,
         name: &str,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, PipelineError> {

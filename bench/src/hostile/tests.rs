@@ -72,3 +72,43 @@ fn clients_that_connect_again_and_again_do_not_stall_tunnels() {
         storm.handshakes
     );
 }
+
+/// The victim keeps 90 % of what it has alone, up and down. Attackers who break no rule stay to the end.
+fn is_hardly_noticed(attack: Attack, stays: bool) {
+    for down in [false, true] {
+        let alone = run(&settings(Attack::None, down)).expect("everybody connects");
+        let under = run(&settings(attack, down)).expect("everybody connects");
+        let share = under.victim / alone.victim;
+        println!("{attack:?} (down: {down}) leaves {share:.3}");
+        assert!(share >= 0.9, "{attack:?} leaves {share:.2} (down: {down})");
+        assert!(
+            under.echo(100) <= STALL,
+            "{attack:?}: {:?}",
+            under.echo(100)
+        );
+        if stays {
+            let all = usize::from(SCRIPTED) + 2;
+            assert_eq!(under.usage.connections, all, "the attackers are there");
+        }
+    }
+}
+
+#[test]
+fn a_byte_a_second_on_each_stream_is_hardly_noticed() {
+    is_hardly_noticed(Attack::Script("attack-slow-loris"), true);
+}
+
+#[test]
+fn tunnels_without_end_are_hardly_noticed() {
+    is_hardly_noticed(Attack::Script("attack-tunnels-without-end"), true);
+}
+
+#[test]
+fn ten_thousand_address_requests_are_hardly_noticed() {
+    is_hardly_noticed(Attack::Script("attack-address-requests"), false);
+}
+
+#[test]
+fn those_who_never_read_are_hardly_noticed() {
+    is_hardly_noticed(Attack::Script("attack-never-reads"), true);
+}
