@@ -10,9 +10,11 @@
 //! | `mod.rs` | settings, outcome, the loop |
 //! | `kernel.rs` | the socket, the device, the clock |
 //! | `peer.rs` | the clients |
+//! | `costs.rs` | what a first packet costs |
 //! | `scripted.rs` | attackers who follow a script |
 //! | `hosts.rs` | what the hosts behind the server send |
 
+pub mod costs;
 mod hosts;
 mod kernel;
 mod peer;
@@ -97,6 +99,8 @@ pub struct Settings {
     pub packets: u64,
     /// Of [`Attack::Initials`], per second; of [`Attack::Handshakes`], how many clients at once.
     pub handshakes: u32,
+    /// How many clients come in the midst of the attack.
+    pub newcomers: usize,
     /// Whether the victim downloads.
     pub down: bool,
     /// How the server's time passes.
@@ -114,6 +118,7 @@ impl Default for Settings {
             rate: 8_000_000_000,
             packets: 300_000,
             handshakes: 5_000,
+            newcomers: 0,
             down: false,
             clock: Clock::Measured,
             real_tls: true,
@@ -142,6 +147,8 @@ pub struct Outcome {
     pub lost_packets: f64,
     /// Handshakes the server completed, per second.
     pub handshakes: f64,
+    /// How many of those that came in the midst of it have a tunnel at the end.
+    pub newcomers: usize,
     /// What the endpoint held at the end.
     pub usage: Usage,
 }
@@ -209,6 +216,9 @@ pub fn run(settings: &Settings) -> Result<Outcome, PipelineError> {
     let settled = world.now + settings.time / 4;
     while world.now < settled {
         world.step()?;
+    }
+    for _ in 0..settings.newcomers {
+        world.join(Role::Newcomer, CongestionControl::Cubic)?;
     }
     world.measuring = true;
     let from = world.now;
@@ -545,6 +555,9 @@ impl World {
         outcome.lost_datagrams = per_second(ended.2, begun.2);
         outcome.lost_packets = per_second(ended.3, begun.3);
         outcome.handshakes = per_second(ended.4, begun.4);
+        let peers = self.peers.iter();
+        let newcomers = peers.filter(|peer| peer.role == Role::Newcomer);
+        outcome.newcomers = newcomers.filter(|peer| peer.inner.is_some()).count();
         outcome.usage = self.pump.endpoint().usage();
         outcome
     }

@@ -51,6 +51,8 @@ pub(super) enum Role {
     Flooding(u64),
     /// Nothing.
     Idle,
+    /// The same, and comes late.
+    Newcomer,
     /// Connects, and then comes back as another.
     Again,
 }
@@ -96,6 +98,14 @@ impl Keys {
     }
 
     pub(super) fn server(&self, now: Instant) -> Result<Endpoint, PipelineError> {
+        self.server_with(now, |_| {})
+    }
+
+    pub(super) fn server_with(
+        &self,
+        now: Instant,
+        limit: impl FnOnce(&mut Limits),
+    ) -> Result<Endpoint, PipelineError> {
         let crypto: Arc<dyn quinn_proto::crypto::ServerConfig> = match &self.authority {
             None => NullServer::named(SERVER),
             Some(authority) => authority.server(SERVER).map_err(PipelineError::tls)?,
@@ -118,7 +128,8 @@ impl Keys {
             },
         };
         let templates = vec![self.template.clone()];
-        let config = config(Some(server), templates, CongestionControl::Cubic);
+        let mut config = config(Some(server), templates, CongestionControl::Cubic);
+        limit(&mut config.limits);
         endpoint(config, [1; 32], now)
     }
 }
