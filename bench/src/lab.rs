@@ -250,8 +250,6 @@ impl Lab {
             run("ip", &["netns", "add", &name])?;
             lab.ip(space, &["link", "set", "lo", "up"])?;
             for setting in [
-                // Some hosts default to another controller.
-                "net.ipv4.tcp_congestion_control=cubic",
                 "net.ipv4.ip_forward=1",
                 "net.ipv4.conf.all.rp_filter=0",
                 "net.ipv4.conf.default.rp_filter=0",

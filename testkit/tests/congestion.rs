@@ -7,7 +7,7 @@ use masque_core::endpoint::{CongestionControl, TransportProfile};
 use masque_testkit::traffic::control::ControlKind;
 use masque_testkit::traffic::host::End;
 use masque_testkit::traffic::profile::{self, Profile};
-use masque_testkit::traffic::trial::{self, Change, Outcome, Subject, Trial};
+use masque_testkit::traffic::trial::{self, Change, DEVICE_MTU, Outcome, Subject, Trial};
 use masque_testkit::world::LinkConfig;
 
 const TUNNEL: Subject = Subject::Tunnel(CongestionControl::Tunnel);
@@ -150,17 +150,22 @@ fn somebody_else_on_the_path_keeps_a_fair_share_and_leaves_us_one() {
 #[test]
 fn ordinary_loss_does_not_shrink_the_path_mtu() {
     for name in ["lte", "mobile-bad", "mobile-bad-inorder", "bottleneck-5"] {
-        for seed in 1..=3 {
+        // All the path takes, and what the programs' devices have by themselves.
+        for (seed, mtu) in [(1, 1500), (2, 1500), (1, DEVICE_MTU), (2, DEVICE_MTU)] {
             let outcome = go(&Trial {
                 profile: path(name),
                 subject: TUNNEL,
                 flows: 16,
                 length: Duration::from_secs(8),
+                mtu,
                 seed,
                 ..Trial::default()
             });
-            let found = TransportProfile::default().max_mtu;
-            assert_eq!(outcome.least_mtu, found, "{name}, seed {seed}");
+            let fitted = TransportProfile::default().fitted(u32::try_from(mtu).unwrap_or(1500));
+            assert_eq!(
+                outcome.least_mtu, fitted.max_mtu,
+                "{name}, seed {seed}, MTU {mtu}"
+            );
         }
     }
 }

@@ -146,6 +146,144 @@ fn a_qlog_is_a_text_sequence_with_packets_frames_and_capsules() {
     assert!(sent.windows(2).all(|pair| pair[0] < pair[1]), "{sent:?}");
 }
 
+/// The records of a qlog: the first, and the events.
+fn qlog(of: &str, clients: &str) -> (String, Vec<serde_json::Value>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments = [
+        "run",
+        "--qlog",
+        "q.qlog",
+        "--of",
+        of,
+        "--clients",
+        clients,
+        "--loss",
+        "3",
+    ];
+    done(directory.path(), &arguments);
+    let text = fs::read_to_string(directory.path().join("q.qlog")).expect("a log");
+    let records = text.split('\u{1e}').skip(1);
+    let records = records.map(|record| serde_json::from_str(record).expect("JSON"));
+    let records = records.collect();
+    (text, records)
+}
+
+/// What its loader and its sequence, congestion and multiplexing diagrams read, some of it without
+/// looking first: docs/lab/qlog.md.
+#[test]
+fn a_qlog_has_what_qvis_reads() {
+    for (node, clients) in [("client-0", 1), ("server", 3)] {
+        let (text, records) = qlog(node, &clients.to_string());
+        let head = &text[..1024];
+        assert!(head.contains("qlog_version") && head.contains("JSON-SEQ"));
+        let (first, events) = records.split_first().expect("records");
+        assert_eq!(first["qlog_version"], "0.3");
+        assert_eq!(first["qlog_format"], "JSON-SEQ");
+        let format = &first["trace"]["common_fields"]["time_format"];
+        assert!(format != "relative" && format != "delta");
+
+        let mut groups = std::collections::BTreeMap::<&str, Vec<&serde_json::Value>>::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for event in events {
+            let group = event["group_id"].as_str().expect("a group");
+            groups.entry(group).or_default().push(event);
+            let name = event["name"].as_str().expect("a name");
+            let (_, name) = name.split_once(':').expect("a category in front");
+            let category = event["category"].as_str().expect("a category");
+            let known = [
+                "transport",
+                "recovery",
+                "connectivity",
+                "http",
+                "info",
+                "warning",
+                "error",
+            ];
+            assert!(known.contains(&category), "{event}");
+            assert!(event["data"].is_object(), "{event}");
+            seen.insert((category, name));
+            match (category, name) {
+                ("transport", "packet_sent" | "packet_received") => packet_can_be_drawn(event),
+                ("recovery", "metrics_updated") => {
+                    for of in ["congestion_window", "smoothed_rtt"] {
+                        assert!(
+                            event["data"][of].as_f64().is_some_and(|it| it > 0.0),
+                            "{event}"
+                        );
+                    }
+                }
+                ("http", "frame_created" | "frame_parsed") => {
+                    assert!(event["data"]["frame"]["frame_type"].is_string(), "{event}");
+                    assert!(event["data"]["stream_id"].is_number(), "{event}");
+                }
+                _ => {}
+            }
+        }
+        // A client has nothing to say in capsules.
+        let capsule = match node {
+            "server" => "capsule_created",
+            _ => "capsule_parsed",
+        };
+        for needed in [
+            ("transport", "packet_sent"),
+            ("transport", "packet_received"),
+            ("recovery", "metrics_updated"),
+            ("connectivity", "connection_state_updated"),
+            ("http", "frame_created"),
+            ("http", "frame_parsed"),
+            ("http", capsule),
+        ] {
+            assert!(seen.contains(&needed), "{node}: no {needed:?}");
+        }
+
+        // Each connection is a trace of its own, with packets both ways.
+        assert_eq!(groups.len(), clients, "{:?}", groups.keys());
+        for events in groups.values() {
+            for name in [
+                "quic:packet_sent",
+                "quic:packet_received",
+                "http3:frame_parsed",
+            ] {
+                assert!(events.iter().any(|event| event["name"] == name), "{name}");
+            }
+        }
+    }
+}
+
+fn packet_can_be_drawn(event: &serde_json::Value) {
+    let data = &event["data"];
+    assert!(
+        data["raw"]["length"].as_u64().is_some_and(|it| it > 0),
+        "{event}"
+    );
+    let kind = data["header"]["packet_type"].as_str().expect("a type");
+    let numbered = !matches!(kind, "retry" | "version_negotiation");
+    assert_eq!(
+        data["header"]["packet_number"].is_u64(),
+        numbered,
+        "{event}"
+    );
+    for frame in data["frames"].as_array().expect("frames") {
+        match frame["frame_type"].as_str().expect("a type") {
+            "stream" => {
+                for field in ["stream_id", "offset", "length"] {
+                    assert!(frame[field].is_u64(), "{event}");
+                }
+            }
+            "ack" => {
+                let ranges = frame["acked_ranges"].as_array().expect("ranges");
+                let pair = |range: &serde_json::Value| {
+                    let ends = range.as_array().expect("a range");
+                    ends.len() == 2 && ends[0].as_u64() <= ends[1].as_u64()
+                };
+                assert!(!ranges.is_empty() && ranges.iter().all(pair), "{event}");
+            }
+            "max_data" | "max_stream_data" => assert!(frame["maximum"].is_u64(), "{event}"),
+            _ => {}
+        }
+    }
+}
+
 #[test]
 fn a_sweep_writes_a_page() {
     let directory = tempfile::tempdir().expect("a directory");

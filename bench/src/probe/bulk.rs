@@ -1,17 +1,17 @@
 //! TCP streams that carry as much as they can, and what arrived when.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::net::sockopt::{set_socket_linger, set_tcp_congestion};
+use rustix::net::sockopt::set_socket_linger;
 use serde::{Deserialize, Serialize};
 
-use super::{SLOT, monotonic, sleep_until};
+use super::{SLOT, monotonic, sleep_until, stream};
 use crate::error::Error;
 
 const BUFFER: usize = 64 << 10;
@@ -85,8 +85,7 @@ impl Shared {
 
     fn set_up(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(BLINK))?;
-        stream.set_write_timeout(Some(BLINK))?;
-        Ok(set_tcp_congestion(stream, &self.args.control)?)
+        stream.set_write_timeout(Some(BLINK))
     }
 
     fn fill(&self, stream: &mut TcpStream) -> io::Result<()> {
@@ -146,7 +145,7 @@ fn is_only_late(error: &io::Error) -> bool {
 pub(super) fn serve(args: &BulkArgs) -> Result<(), Error> {
     let shared = Shared::new(args);
     let failed = || Error::system(format!("listening on {}", args.address));
-    let listener = TcpListener::bind(args.address).map_err(failed())?;
+    let listener = stream::listen(args.address, &args.control).map_err(failed())?;
     listener.set_nonblocking(true).map_err(failed())?;
     super::print(&"listening")?;
     let mut threads = Vec::new();
@@ -172,7 +171,7 @@ pub(super) fn run(args: &BulkArgs) -> Result<(), Error> {
         thread::spawn(move || {
             let left = Duration::from_nanos(shared.end.saturating_sub(monotonic()));
             let left = left.max(BLINK);
-            match TcpStream::connect_timeout(&shared.args.address, left) {
+            match stream::connect(shared.args.address, &shared.args.control, left) {
                 Ok(stream) => shared.carry(stream),
                 Err(error) => (0, Err(error)),
             }

@@ -5,6 +5,7 @@
 mod bulk;
 mod element;
 mod ping;
+mod stream;
 mod tcp;
 mod udp;
 mod voice;

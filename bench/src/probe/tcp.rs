@@ -1,11 +1,12 @@
 //! TCP streams that carry as much as they can.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::TcpResult;
+use super::stream::{self, CUBIC};
 use crate::error::Error;
 
 const BUFFER: usize = 128 << 10;
@@ -15,7 +16,7 @@ const OPENING: usize = 17;
 /// Takes streams for ever, each in a thread.
 pub(super) fn serve(listen: SocketAddr) -> Result<(), Error> {
     let listener =
-        TcpListener::bind(listen).map_err(Error::system(format!("listening on {listen}")))?;
+        stream::listen(listen, CUBIC).map_err(Error::system(format!("listening on {listen}")))?;
     super::print(&"listening")?;
     for stream in listener.incoming() {
         let stream = stream.map_err(Error::system("accepting"))?;
@@ -53,7 +54,7 @@ pub(super) fn run(
     omit: f64,
 ) -> Result<TcpResult, Error> {
     let threads: Vec<_> = (0..streams)
-        .map(|_| thread::spawn(move || stream(server, down, secs, omit)))
+        .map(|_| thread::spawn(move || carry(server, down, secs, omit)))
         .collect();
     let mut result = TcpResult::default();
     for thread in threads {
@@ -68,8 +69,8 @@ pub(super) fn run(
     Ok(result)
 }
 
-fn stream(server: SocketAddr, down: bool, secs: f64, omit: f64) -> io::Result<(u64, u64, u64)> {
-    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5))?;
+fn carry(server: SocketAddr, down: bool, secs: f64, omit: f64) -> io::Result<(u64, u64, u64)> {
+    let mut stream = stream::connect(server, CUBIC, Duration::from_secs(5))?;
     // A dead tunnel must not hold the whole run up.
     let patience = Some(Duration::from_secs_f64(secs + omit + 10.0));
     stream.set_read_timeout(patience)?;

@@ -161,7 +161,7 @@ pub struct TransportSection {
     pub ciphers: Option<Spanned<Vec<Spanned<CipherName>>>>,
     /// The UDP payload to start with, in bytes.
     pub initial_mtu: Option<Spanned<u16>>,
-    /// The largest UDP payload tried, in bytes.
+    /// The largest UDP payload tried, in bytes; left out, what the device's MTU needs.
     pub max_mtu: Option<Spanned<u16>>,
     /// Whether path MTU discovery runs.
     pub discover_mtu: Option<bool>,
@@ -188,11 +188,11 @@ pub struct TransportSection {
 }
 
 impl TransportSection {
-    /// The profile for the core.
+    /// The profile for the core, where the device has that MTU.
     ///
     /// # Errors
     /// The first setting that is out of range or contradicts another.
-    pub fn profile(&self, source: &Source) -> Result<TransportProfile, Failure> {
+    pub fn profile(&self, source: &Source, device_mtu: u32) -> Result<TransportProfile, Failure> {
         let mut profile = TransportProfile {
             congestion: self.congestion(source)?,
             ..TransportProfile::default()
@@ -201,7 +201,10 @@ impl TransportSection {
         self.acknowledgements(source, &mut profile)?;
         self.sizes(source, &mut profile)?;
         self.silence(source, &mut profile)?;
-        Ok(profile)
+        Ok(match self.max_mtu {
+            Some(_) => profile,
+            None => profile.fitted(device_mtu),
+        })
     }
 
     fn congestion(&self, source: &Source) -> Result<CongestionControl, Failure> {

@@ -28,7 +28,13 @@ impl HostNet {
         let doing = "installing the client's packet filter";
         nft::require(doing)?;
         self.journal.record(Change::Filter)?;
-        nft::load(doing, &client_table(&self.filter_table(), filter))
+        let table = self.filter_table();
+        match nft::load(doing, &client_table(&table, filter, Known::Socket)) {
+            Err(HostError::Nft { .. }) => {
+                nft::load(doing, &client_table(&table, filter, Known::Connection))
+            }
+            done => done,
+        }
     }
 
     /// Installs what a server needs, or replaces it in one step: forwarding for the IP versions of the pools, and the packet
@@ -79,7 +85,17 @@ impl HostNet {
     }
 }
 
-fn client_table(table: &Table, filter: &ClientFilter) -> Vec<Value> {
+/// By what the tunnel's own packets are known when they come in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The socket they are for. Nobody need remember connections for this.
+    Socket,
+    /// The connection that packets going out were marked as, for kernels without `nft_socket`: every packet of
+    /// the host is tracked for it, those inside the tunnel too.
+    Connection,
+}
+
+fn client_table(table: &Table, filter: &ClientFilter, known: Known) -> Vec<Value> {
     let mut commands = table.replacement();
     let tun = filter.tun.as_str();
     let mark = filter.fwmark;
@@ -109,10 +125,16 @@ fn client_table(table: &Table, filter: &ClientFilter) -> Vec<Value> {
         "answers to the tunnel's own packets get their mark",
         vec![
             equal(meta("l4proto"), json!("udp")),
-            equal(ct("mark"), json!(mark)),
+            match known {
+                Known::Socket => equal(json!({ "socket": { "key": "mark" } }), json!(mark)),
+                Known::Connection => equal(ct("mark"), json!(mark)),
+            },
             set(meta("mark"), json!(mark)),
         ],
     ));
+    if known == Known::Socket {
+        return commands;
+    }
     commands.push(table.chain("postmangle", "filter", "postrouting", -150));
     commands.push(table.rule(
         "postmangle",

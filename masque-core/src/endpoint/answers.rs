@@ -135,8 +135,8 @@ impl Forwarding {
         let has_room = self.make_room(state, datagram.len());
         if has_room {
             self.queued_bytes += datagram.len();
-            let packets = std::iter::once(datagram.freeze());
-            state.queue.push(now, flow, packets);
+            let length = datagram.len();
+            state.queue.push(now, flow, datagram.freeze(), length);
         }
         has_room
     }

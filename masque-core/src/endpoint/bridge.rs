@@ -45,6 +45,46 @@ pub(super) struct Bridge {
     lost: bool,
     /// The most bytes of datagrams QUIC keeps.
     datagram_buffer: usize,
+    lossy: Lossy,
+}
+
+/// How much of what is sent the path loses, looked at now and then.
+#[derive(Clone, Copy, Debug)]
+struct Lossy {
+    /// Datagrams until the next look.
+    left: u8,
+    sent: u64,
+    lost: u64,
+    per_million: u32,
+}
+
+impl Default for Lossy {
+    /// Much, until it has shown otherwise: losses are only known after two round trips, and by then flows that
+    /// begin together have been dropped from.
+    fn default() -> Self {
+        Self {
+            left: 0,
+            sent: 0,
+            lost: 0,
+            per_million: 40_000,
+        }
+    }
+}
+
+impl Lossy {
+    /// A datagram is handed over. The totals are only asked for once in 256 of them.
+    fn count(&mut self, totals: impl FnOnce() -> (u64, u64)) {
+        self.left = self.left.wrapping_sub(1);
+        if self.left > 0 {
+            return;
+        }
+        let (sent, lost) = totals();
+        let new_sent = sent.saturating_sub(self.sent).max(1);
+        let new_lost = lost.saturating_sub(self.lost).min(new_sent);
+        (self.sent, self.lost) = (sent, lost);
+        let share = u32::try_from(new_lost.saturating_mul(1_000_000) / new_sent);
+        self.per_million = (self.per_million + share.unwrap_or(1_000_000)) / 2;
+    }
 }
 
 impl Bridge {
@@ -63,6 +103,7 @@ impl Bridge {
             paused: FewMap::default(),
             lost: false,
             datagram_buffer,
+            lossy: Lossy::default(),
         }
     }
 
@@ -179,8 +220,17 @@ impl Bridge {
         self.conn.rtt()
     }
 
+    /// Of a thousand packets, how many the path has lost of late.
+    pub(super) fn lost_per_thousand(&self) -> u32 {
+        self.lossy.per_million / 1000
+    }
+
     /// Hands one DATAGRAM payload to QUIC.
     pub(super) fn send_datagram(&mut self, datagram: Bytes) -> Result<(), SendDatagramError> {
+        self.lossy.count(|| {
+            let path = self.conn.stats().path;
+            (path.sent_packets, path.lost_packets)
+        });
         self.conn.datagrams().send(datagram, false)
     }
 

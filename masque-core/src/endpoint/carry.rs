@@ -206,8 +206,9 @@ impl Endpoint {
         // ones keep others from waiting: on a fast path a turn is a super-packet, on a slow one a packet.
         let (mut room, quantum) = conn.bridge.datagram_room();
         let round_trip = conn.bridge.round_trip();
+        let lossy = conn.bridge.lost_per_thousand();
         for tunnel in &mut conn.tunnels {
-            tunnel.queue.expect(round_trip);
+            tunnel.queue.expect(round_trip, lossy);
             let limit = tunnel.expected.map_or(usize::MAX, |_| largest);
             if tunnel.queue.has_parked(limit) {
                 tunnel.queue.unpark(limit);

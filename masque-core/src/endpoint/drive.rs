@@ -40,6 +40,8 @@ impl Endpoint {
         self.admission.arrived();
         let mut session = Session::new(role, self.session.clone());
         session.set_tracing(self.trace.is_on());
+        #[cfg(feature = "lab")]
+        self.tapped(id, &mut session);
         let conn = Conn {
             id,
             role,

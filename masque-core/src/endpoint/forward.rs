@@ -393,15 +393,11 @@ impl Forwarding {
                 return Err((reason, self.lost(reason, header, packet, info, trace)));
             }
         };
-        let mut rest = self.arena.take();
-        self.queued_bytes += rest.len();
+        let datagrams = self.arena.take();
+        self.queued_bytes += datagrams.len();
         state.sent_packets += made.count as u64;
-        state.sent_bytes += rest.len() as u64;
-        let parts = std::iter::from_fn(|| {
-            let part = rest.split_to(made.stride.min(rest.len()));
-            (!part.is_empty()).then_some(part)
-        });
-        state.queue.push(now, flow, parts);
+        state.sent_bytes += datagrams.len() as u64;
+        state.queue.push(now, flow, datagrams, made.stride);
         Ok(made.count as u32)
     }
 
@@ -448,7 +444,10 @@ impl Forwarding {
         state.sent_packets += pieces.len() as u64;
         state.sent_bytes += total as u64;
         let flow = flow_of(self.flow_key, info, packet);
-        state.queue.push(now, flow, pieces.into_iter());
+        for piece in pieces {
+            let length = piece.len();
+            state.queue.push(now, flow, piece, length);
+        }
         Ok(made.count as u32)
     }
 

@@ -26,8 +26,11 @@ const TARGET: Duration = Duration::from_millis(5);
 /// paths that are common (RFC 8289 §4.4).
 const INTERVAL: Duration = Duration::from_millis(100);
 /// The same in round trips of the path: flows inside cannot answer a drop in less than one and their own queue's
-/// wait, and on paths that lose packets by themselves each drop too many costs them dear.
+/// wait.
 const ROUND_TRIPS: u32 = 3;
+/// Twice as many where of a thousand packets the path itself loses so many: there it is the path that teaches
+/// flows, within a few round trips, and each drop too many costs them dear.
+const LOSSY: u32 = 5;
 /// And at most, however long a path is.
 const MAX_INTERVAL: Duration = Duration::from_secs(2);
 /// A flow with no more than this queued is never dropped from: one packet is no queue.
@@ -39,6 +42,11 @@ const IDLE: Duration = Duration::from_secs(1);
 const STALE: Duration = Duration::from_secs(1);
 /// So many of the newest packets of a flow outlast a gap: what TCP repeats when it hears nothing.
 const KEPT: usize = 2;
+/// A turn is no shorter: less than a packet would only mean more rounds (RFC 8290 §5.2.4).
+const PACKET: isize = 1514;
+/// So many turns may be borrowed for the rest of a super-packet: half a super-packet of 64 KiB, a turn, is enough
+/// to send it whole.
+const BORROWED: isize = 2;
 /// Over how many queues flows are spread.
 const BUCKETS: u32 = 1024;
 
@@ -70,13 +78,14 @@ struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self::on_a_path_of(Duration::ZERO)
+        Self::on_a_path_of(Duration::ZERO, 0)
     }
 }
 
 impl Patience {
-    fn on_a_path_of(round_trip: Duration) -> Self {
-        let span = (round_trip * ROUND_TRIPS).min(MAX_INTERVAL);
+    fn on_a_path_of(round_trip: Duration, lost_per_thousand: u32) -> Self {
+        let parts = ROUND_TRIPS * (LOSSY + lost_per_thousand.min(LOSSY));
+        let span = (round_trip * parts / LOSSY).min(MAX_INTERVAL);
         Self {
             target: (span / TARGET_PART).max(TARGET),
             interval: span.max(INTERVAL),
@@ -96,10 +105,24 @@ pub(super) struct Losses {
 #[derive(Debug)]
 struct Flow {
     bucket: u32,
-    waiting: VecDeque<(Instant, Bytes)>,
+    waiting: VecDeque<Train>,
     bytes: usize,
+    /// Of datagrams.
+    count: usize,
     credit: isize,
+    /// More of the super-packet that the last datagram was of waits.
+    has_begun: bool,
     codel: CoDel,
+}
+
+/// What one packet or super-packet became.
+#[derive(Debug)]
+struct Train {
+    since: Instant,
+    /// Never empty while it waits.
+    datagrams: Bytes,
+    /// The length of each but the last.
+    stride: usize,
 }
 
 /// CoDel's state (RFC 8289 §5).
@@ -124,9 +147,9 @@ impl TunnelQueue {
     }
 
     /// Says how long a round trip over the path takes: flows inside cannot answer a drop any sooner, and what
-    /// is dropped before they can is dropped for nothing.
-    pub(super) fn expect(&mut self, round_trip: Duration) {
-        self.patience = Patience::on_a_path_of(round_trip);
+    /// is dropped before they can is dropped for nothing. And how many of a thousand packets the path loses.
+    pub(super) fn expect(&mut self, round_trip: Duration, lost_per_thousand: u32) {
+        self.patience = Patience::on_a_path_of(round_trip, lost_per_thousand);
     }
 
     /// Whether there are losses to be taken.
@@ -140,17 +163,26 @@ impl TunnelQueue {
         std::mem::take(&mut self.losses)
     }
 
-    /// Queues datagrams of one flow, in order.
-    pub(super) fn push(&mut self, now: Instant, flow: u32, datagrams: impl Iterator<Item = Bytes>) {
+    /// Queues what one packet or super-packet of a flow became: datagrams of `stride` bytes behind each other, of
+    /// which the last may be shorter.
+    pub(super) fn push(&mut self, now: Instant, flow: u32, datagrams: Bytes, stride: usize) {
+        if datagrams.is_empty() {
+            return;
+        }
         let slot = self.slot(flow % BUCKETS);
         let flow = &mut self.flows[slot];
+        let train = Train {
+            since: now,
+            stride: stride.clamp(1, datagrams.len()),
+            datagrams,
+        };
+        let count = train.count();
         self.last = Some(now);
-        for datagram in datagrams {
-            flow.bytes += datagram.len();
-            self.bytes += datagram.len();
-            self.datagrams += 1;
-            flow.waiting.push_back((now, datagram));
-        }
+        self.bytes += train.datagrams.len();
+        self.datagrams += count;
+        flow.bytes += train.datagrams.len();
+        flow.count += count;
+        flow.waiting.push_back(train);
     }
 
     /// Puts a datagram back in front of all others.
@@ -195,24 +227,22 @@ impl TunnelQueue {
             while flow
                 .waiting
                 .front()
-                .is_some_and(|(since, _)| is_stale(*since))
+                .is_some_and(|train| is_stale(train.since))
             {
                 was_stale = true;
-                if flow.waiting.len() <= KEPT {
+                if flow.count <= KEPT {
                     break;
                 }
-                let Some((_, datagram)) = flow.waiting.pop_front() else {
+                let Some((_, datagram)) = flow.first() else {
                     break;
                 };
-                flow.bytes -= datagram.len();
                 self.bytes -= datagram.len();
                 self.datagrams -= 1;
                 dropped += 1;
             }
-            if was_stale && flow.waiting.len() <= KEPT {
-                flow.bytes = 0;
-                let kept = flow.waiting.drain(..).map(|(_, datagram)| datagram);
-                self.front.extend(kept);
+            if was_stale && flow.count <= KEPT {
+                let kept = std::iter::from_fn(|| flow.first());
+                self.front.extend(kept.map(|(_, datagram)| datagram));
             }
         }
         dropped
@@ -232,27 +262,31 @@ impl TunnelQueue {
         self.losses.dropped += other.losses.dropped;
         self.losses.marked += other.losses.marked;
         for flow in other.flows {
-            for (since, datagram) in flow.waiting {
-                self.push(since, flow.bucket, std::iter::once(datagram));
+            for train in flow.waiting {
+                self.push(train.since, flow.bucket, train.datagrams, train.stride);
             }
         }
     }
 
     /// Puts `new` in the place of the first `old` bytes of every datagram.
     pub(super) fn change_prefix(&mut self, old: usize, new: &[u8]) {
-        let flows = self.flows.iter_mut();
-        let waiting = flows.flat_map(|flow| flow.waiting.iter_mut().map(|(_, datagram)| datagram));
-        for datagram in self.front.iter_mut().chain(&mut self.parked).chain(waiting) {
-            let mut copy = BytesMut::from(new);
-            copy.extend_from_slice(datagram.get(old..).unwrap_or_default());
-            *datagram = copy.freeze();
+        let changed = |datagrams: &Bytes, stride: usize| {
+            let mut copy = BytesMut::with_capacity(datagrams.len());
+            for datagram in datagrams.chunks(stride.max(1)) {
+                copy.extend_from_slice(new);
+                copy.extend_from_slice(datagram.get(old..).unwrap_or_default());
+            }
+            copy.freeze()
+        };
+        for datagram in self.front.iter_mut().chain(&mut self.parked) {
+            *datagram = changed(datagram, datagram.len());
         }
         for flow in &mut self.flows {
-            flow.bytes = flow
-                .waiting
-                .iter()
-                .map(|(_, datagram)| datagram.len())
-                .sum();
+            for train in &mut flow.waiting {
+                train.datagrams = changed(&train.datagrams, train.stride);
+                train.stride = train.stride.saturating_sub(old) + new.len();
+            }
+            flow.bytes = flow.waiting.iter().map(|it| it.datagrams.len()).sum();
         }
         let outside = self.front.iter().chain(&self.parked).map(Bytes::len);
         self.bytes =
@@ -260,10 +294,10 @@ impl TunnelQueue {
     }
 
     /// The next datagram. `prefix` bytes stand before the IP packet in each; a flow may send `quantum`
-    /// bytes in its turn.
+    /// bytes in its turn, and where that is more than a packet also the rest of the super-packet it has begun, at
+    /// the cost of its next turns: what left one device together comes to the other in one piece.
     pub(super) fn pop(&mut self, now: Instant, prefix: usize, quantum: usize) -> Option<Bytes> {
-        // Less than a packet would only mean more rounds.
-        let quantum = isize::try_from(quantum).unwrap_or(isize::MAX).max(1514);
+        let quantum = isize::try_from(quantum).unwrap_or(isize::MAX).max(PACKET);
         if let Some(datagram) = self.front.pop_front() {
             self.bytes -= datagram.len();
             self.datagrams -= 1;
@@ -280,16 +314,22 @@ impl TunnelQueue {
             let flow = &mut self.flows[slot];
             // A new flow begins with a whole turn; a quantum that has shrunk since holds for all.
             flow.credit = flow.credit.min(quantum);
-            if flow.credit <= 0 {
+            let owed = if flow.has_begun {
+                BORROWED * (PACKET - quantum)
+            } else {
+                0
+            };
+            if flow.credit <= owed {
+                flow.has_begun = false;
                 flow.credit += quantum;
                 list.pop_front();
                 self.established.push_back(slot);
                 continue;
             }
-            let (before, count) = (flow.bytes, flow.waiting.len());
+            let (before, count) = (flow.bytes, flow.count);
             let datagram = flow.next(now, prefix, self.patience, &mut self.losses);
             self.bytes -= before - flow.bytes;
-            self.datagrams -= count - flow.waiting.len();
+            self.datagrams -= count - flow.count;
             if let Some(datagram) = datagram {
                 flow.credit -= isize::try_from(datagram.len()).unwrap_or(isize::MAX);
                 return Some(datagram);
@@ -336,10 +376,9 @@ impl TunnelQueue {
         let goal = flow.bytes / 2;
         let mut dropped = 0;
         while dropped < 64 && flow.bytes > goal {
-            let Some((_, datagram)) = flow.waiting.pop_front() else {
+            let Some((_, datagram)) = flow.first() else {
                 break;
             };
-            flow.bytes -= datagram.len();
             self.bytes -= datagram.len();
             self.datagrams -= 1;
             dropped += 1;
@@ -378,7 +417,9 @@ impl Flow {
             bucket,
             waiting: VecDeque::new(),
             bytes: 0,
+            count: 0,
             credit: isize::MAX,
+            has_begun: false,
             codel: CoDel::default(),
         }
     }
@@ -386,6 +427,7 @@ impl Flow {
     fn renew(&mut self, bucket: u32) {
         self.bucket = bucket;
         self.credit = isize::MAX;
+        self.has_begun = false;
         self.codel = CoDel::default();
     }
 
@@ -429,13 +471,27 @@ impl Flow {
         Some(datagram)
     }
 
+    /// The first datagram, and since when it has waited.
+    fn first(&mut self) -> Option<(Instant, Bytes)> {
+        let train = self.waiting.front_mut()?;
+        let since = train.since;
+        self.has_begun = train.datagrams.len() > train.stride;
+        let datagram = if self.has_begun {
+            train.datagrams.split_to(train.stride)
+        } else {
+            self.waiting.pop_front()?.datagrams
+        };
+        self.bytes -= datagram.len();
+        self.count -= 1;
+        Some((since, datagram))
+    }
+
     /// The first datagram, and whether it may be dropped: the queue has stood too long.
     fn take(&mut self, now: Instant, patience: Patience) -> Option<(Bytes, bool)> {
-        let Some((since, datagram)) = self.waiting.pop_front() else {
+        let Some((since, datagram)) = self.first() else {
             self.codel.first_above = None;
             return None;
         };
-        self.bytes -= datagram.len();
         if self.bytes <= FLOOR || now.saturating_duration_since(since) < patience.target {
             self.codel.first_above = None;
             return Some((datagram, false));
@@ -445,6 +501,12 @@ impl Flow {
             .first_above
             .get_or_insert(now + patience.interval);
         Some((datagram, now >= first_above))
+    }
+}
+
+impl Train {
+    fn count(&self) -> usize {
+        self.datagrams.len().div_ceil(self.stride)
     }
 }
 

@@ -47,6 +47,8 @@ mod fq_codel;
 mod handover;
 mod heirs;
 mod ipv6;
+#[cfg(feature = "lab")]
+mod lab;
 mod names;
 mod owners;
 mod pool;
@@ -83,6 +85,8 @@ pub use config::{
 pub use counters::{Counters, DropReason};
 pub use entropy::Entropy;
 pub use event::{CloseReason, Event, TunnelClosed};
+#[cfg(feature = "lab")]
+pub use lab::CapsuleTap;
 pub use shard::{MAX_SHARDS, Mail, Shard, ShardId, Shared, shard_of};
 pub use types::{
     Accepted, ConnId, ConnectionInfo, Deadline, Ecn, Identity, Origin, PeerIdentity, PortId,
@@ -156,6 +160,8 @@ pub struct Endpoint {
     /// For other shards.
     mail: VecDeque<(ShardId, Mail)>,
     mail_bytes: usize,
+    #[cfg(feature = "lab")]
+    tap: Option<CapsuleTap>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -263,6 +269,8 @@ impl Endpoint {
             delivering: false,
             mail: VecDeque::new(),
             mail_bytes: 0,
+            #[cfg(feature = "lab")]
+            tap: None,
         })
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Effects {
     armed: BTreeSet<Timer>,
     trace: Recorder,
     ended: bool,
+    #[cfg(feature = "lab")]
+    pub(super) tap: Option<super::CapsuleTap>,
 }
 
 impl Effects {

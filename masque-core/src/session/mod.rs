@@ -29,6 +29,8 @@ mod control;
 mod describe;
 mod effects;
 mod event;
+#[cfg(feature = "lab")]
+mod lab;
 mod output;
 mod owner;
 mod quic;
@@ -47,6 +49,8 @@ use bytes::Bytes;
 
 pub use command::{AddressRequestPolicy, CloseHow, Command, CommandError, SessionConfig};
 pub use event::{Event, SessionEnd, TunnelEnd, TunnelRequest};
+#[cfg(feature = "lab")]
+pub use lab::CapsuleTap;
 pub use quic::{QuicInput, QuicOutput, Timer, TimerOp};
 
 use crate::error::{H3Code, WireErrorKind};

@@ -193,7 +193,7 @@ impl Session {
     }
 
     /// The stream of an established tunnel.
-    fn open(&mut self, tunnel: TunnelId) -> Result<&mut Request, CommandError> {
+    pub(super) fn open(&mut self, tunnel: TunnelId) -> Result<&mut Request, CommandError> {
         if !self.tunnels.contains_key(&tunnel) {
             return Err(CommandError::UnknownTunnel);
         }

@@ -13,12 +13,13 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 
 use super::effects::Effects;
 use super::output::Output;
-use super::tunnel::{self, Capsules};
+use super::tunnel::Capsules;
 use super::{SessionConfig, TunnelId, TunnelRequest};
 use crate::error::WireErrorKind;
 use crate::wire::capsule::{Capsule, CapsuleEvent};
@@ -133,7 +134,7 @@ impl Request {
 
     /// Queues a HEADERS frame.
     pub(super) fn send_head(&mut self, fields: &FieldList, out: &mut Effects) {
-        let mut section = alloc::vec::Vec::new();
+        let mut section = Vec::new();
         qpack::encode(fields, &mut section);
         out.head(self.stream, true, section.len(), fields);
         self.output.push(out, |buf| {
@@ -145,8 +146,19 @@ impl Request {
     /// Queues a capsule in a DATA frame of its own.
     pub(super) fn send_capsule(&mut self, capsule: &Capsule, out: &mut Effects) {
         out.capsule_sent(self.stream, capsule);
-        let framed = tunnel::frame_capsule(capsule);
-        self.output.push(out, |buf| buf.extend_from_slice(&framed));
+        let mut value = Vec::new();
+        capsule.encode(&mut value);
+        #[cfg(feature = "lab")]
+        if let (Some(tap), Some(tunnel)) = (&out.tap, self.tunnel) {
+            tap.change(tunnel, &mut value);
+            if value.is_empty() {
+                return;
+            }
+        }
+        self.output.push(out, |buf| {
+            frame::encode_header(FrameType::Data, value.len(), buf);
+            buf.extend_from_slice(&value);
+        });
     }
 
     /// Takes bytes to be looked at by [`Request::poll`].

@@ -129,16 +129,6 @@ fn announced(length: VarInt) -> usize {
     usize::try_from(length.into_inner()).unwrap_or(usize::MAX)
 }
 
-/// A capsule in a DATA frame of its own.
-pub(super) fn frame_capsule(capsule: &Capsule) -> Vec<u8> {
-    let mut value = Vec::new();
-    capsule.encode(&mut value);
-    let mut framed = Vec::with_capacity(value.len() + 9);
-    frame::encode_header(FrameType::Data, value.len(), &mut framed);
-    framed.extend_from_slice(&value);
-    framed
-}
-
 /// An IP packet in a DATAGRAM capsule in a DATA frame.
 pub(super) fn put_packet(packet: &[u8], out: &mut BytesMut) {
     let value_len = packet.len() + 1;

@@ -14,7 +14,7 @@ use crate::traffic::distribution;
 use crate::traffic::host::End;
 use crate::traffic::profile::{self, PROFILES};
 use crate::traffic::sweep::{self, Record};
-use crate::traffic::trial::{Point, Subject, Trial};
+use crate::traffic::trial::{DEVICE_MTU, Point, Subject, Trial};
 
 /// What is run: every combination.
 #[derive(Args, Clone, Debug)]
@@ -50,6 +50,9 @@ pub struct Comparison {
     /// The rival begins so many seconds after the flows; before them if negative.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub rival_after: f64,
+    /// The MTU of the devices inside, where the tunnel carries as much.
+    #[arg(long, default_value_t = DEVICE_MTU)]
+    pub mtu: usize,
     /// How many seeds.
     #[arg(long, default_value_t = 1)]
     pub seeds: u64,
@@ -146,6 +149,7 @@ impl Comparison {
                                     rival: self.rival.map(Into::into),
                                     rival_after: self.rival_after,
                                     length: Duration::from_secs_f64(self.secs.max(0.1)),
+                                    mtu: self.mtu,
                                     seed,
                                     changes: Vec::new(),
                                 });

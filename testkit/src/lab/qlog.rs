@@ -1,5 +1,9 @@
-//! qlog as JSON text sequences (draft-ietf-quic-qlog-main-schema-14), which qvis shows: QUIC and HTTP/3
-//! by their drafts (quic-events-14, h3-events), capsules, tunnels and drops as events of our own.
+//! qlog as JSON text sequences (draft-ietf-quic-qlog-main-schema-14): QUIC and HTTP/3 by their drafts
+//! (quic-events-14, h3-events), capsules, tunnels and drops as events of our own.
+//!
+//! qvis reads qlog 0.3, where events have other categories and a few fields other names. It takes the
+//! category from a field of that name before it looks at the event's name: [`category`] puts it there.
+//! What else it needs is in `docs/lab/recordings.md`, and held by a test.
 //!
 //! | event | from |
 //! |---|---|
@@ -7,6 +11,7 @@
 //! | `quic:udp_datagrams_sent`, `quic:udp_datagrams_received` | every datagram |
 //! | `quic:connection_state_updated`, `quic:mtu_updated`, `quic:connection_closed` | the endpoint's trace |
 //! | `http3:frame_created`, `http3:frame_parsed`, `http3:parameters_set`, `http3:stream_type_set` | the session's trace |
+//! | `recovery:metrics_updated` | what a captured world notes of each connection; named as in 0.3 |
 //! | `connect-ip:capsule_created`, `connect-ip:capsule_parsed` | the session's trace |
 //! | `connect-ip:state_updated`, `connect-ip:timer_updated`, `connect-ip:packet_dropped`, `connect-ip:error` | everybody's trace |
 
@@ -18,7 +23,7 @@ use masque_core::trace::{Layer, TraceEvent, What};
 use serde_json::{Value, json};
 
 use super::quic;
-use crate::world::{Captured, Entry, Place, Said, Trace, World};
+use crate::world::{Captured, Entry, Metrics, Place, Said, Trace, World};
 
 /// Our own events, by the rules for private schemas.
 const OWN_SCHEMA: &str = "urn:ietf:params:qlog:events:connect-ip#masque-lab";
@@ -39,6 +44,7 @@ pub(super) fn log_of(trace: &Trace, node: &str, client: bool, readable: bool) ->
         text: String::new(),
         readable,
         largest: BTreeMap::new(),
+        groups: Groups::of(trace, node),
     };
     log.record(&json!({
         "file_schema": "urn:ietf:params:qlog:file:sequential",
@@ -64,10 +70,16 @@ pub(super) fn log_of(trace: &Trace, node: &str, client: bool, readable: bool) ->
         },
     }));
     let mut packets = trace.captured().iter().peekable();
+    let mut metrics = trace.metrics().iter().peekable();
     for line in 0..=trace.entries().len() {
         while let Some(packet) = packets.next_if(|packet| packet.line <= line) {
             if packet.node == node {
                 log.packet(packet);
+            }
+        }
+        while let Some(noted) = metrics.next_if(|noted| noted.line <= line) {
+            if noted.node == node {
+                log.metrics(noted);
             }
         }
         if let Some(entry) = trace.entries().get(line).filter(|entry| entry.node == node) {
@@ -80,11 +92,61 @@ pub(super) fn log_of(trace: &Trace, node: &str, client: bool, readable: bool) ->
 /// A way between two sockets, and a packet number space on it.
 type Space = (SocketAddr, SocketAddr, &'static str);
 
+/// The connection of every event: qvis shows each as a trace of its own, and splits a file only if its
+/// first event has a group.
+struct Groups {
+    /// By remote address: from which line of the trace on it belongs to which connection.
+    by_address: BTreeMap<SocketAddr, Vec<(usize, u64)>>,
+    first: u64,
+}
+
+impl Groups {
+    /// An endpoint says of which connection a datagram is that it sends; what comes back is of the same.
+    fn of(trace: &Trace, node: &str) -> Self {
+        let mut groups = Self {
+            by_address: BTreeMap::new(),
+            first: 0,
+        };
+        let own = trace.entries().iter().enumerate();
+        let told = own.filter(|(_, entry)| entry.node == node);
+        let mut first = None;
+        for (line, entry) in told {
+            let Said::Core(event) = &entry.said else {
+                continue;
+            };
+            let Some(connection) = event.connection else {
+                continue;
+            };
+            first.get_or_insert(connection);
+            if let What::Output(text) = &event.what
+                && let Some((_, to)) = text.rsplit_once(" to ")
+                && let Ok(to) = to.parse()
+            {
+                let all = groups.by_address.entry(to).or_default();
+                if all.last().is_none_or(|(_, last)| *last != connection) {
+                    all.push((line, connection));
+                }
+            }
+        }
+        groups.first = first.unwrap_or_default();
+        groups
+    }
+
+    /// The connection a datagram from or to this address belongs to, at this line.
+    fn at(&self, remote: SocketAddr, line: usize) -> u64 {
+        let all = self.by_address.get(&remote).map_or(&[][..], Vec::as_slice);
+        let until = all.partition_point(|(from, _)| *from <= line);
+        let found = all.get(until.saturating_sub(1));
+        found.map_or(self.first, |(_, connection)| *connection)
+    }
+}
+
 struct Log {
     text: String,
     readable: bool,
     /// The largest packet number seen, from which cut ones are made whole.
     largest: BTreeMap<Space, u64>,
+    groups: Groups,
 }
 
 impl Log {
@@ -94,16 +156,24 @@ impl Log {
         self.text.push('\n');
     }
 
-    fn event(&mut self, at: Duration, name: &str, data: Value, group: Option<u64>) {
-        let mut record = json!({
+    fn event(&mut self, at: Duration, name: &str, data: Value, group: u64) {
+        self.record(&json!({
             "time": at.as_nanos() as f64 / 1e6,
             "name": name,
+            "category": category(name),
+            "group_id": format!("c{group}"),
             "data": data,
+        }));
+    }
+
+    fn metrics(&mut self, noted: &Metrics) {
+        let millis = noted.rtt.as_secs_f64() * 1000.0;
+        let data = json!({
+            "congestion_window": noted.congestion_window,
+            "smoothed_rtt": millis,
         });
-        if let Some(group) = group {
-            record["group_id"] = format!("c{group}").into();
-        }
-        self.record(&record);
+        let name = "recovery:metrics_updated";
+        self.event(noted.at, name, data, noted.connection);
     }
 
     fn packet(&mut self, captured: &Captured) {
@@ -112,10 +182,12 @@ impl Log {
             Place::Received { from, to } => (from, to, "received"),
             Place::IntoTun | Place::OutOfTun => return,
         };
+        let remote = if name == "sent" { to } else { from };
+        let group = self.groups.at(remote, captured.line);
         let size = captured.data.len();
         let data = json!({"count": 1, "raw": [{"length": size + 8, "payload_length": size}]});
         let event = format!("quic:udp_datagrams_{name}");
-        self.event(captured.at, &event, data, None);
+        self.event(captured.at, &event, data, group);
         let packets = self.readable.then(|| quic::read(&captured.data));
         let Some(Ok(packets)) = packets else { return };
         for packet in packets {
@@ -143,7 +215,7 @@ impl Log {
                 "frames": frames.collect::<Vec<_>>(),
             });
             let event = format!("quic:packet_{name}");
-            self.event(captured.at, &event, data, None);
+            self.event(captured.at, &event, data, group);
         }
     }
 
@@ -152,8 +224,25 @@ impl Log {
             return;
         };
         if let Some((name, data)) = describe(event) {
-            self.event(entry.at, name, data, event.connection);
+            let group = event.connection.unwrap_or(self.groups.first);
+            self.event(entry.at, name, data, group);
         }
+    }
+}
+
+/// The category that an event has in qlog 0.3, or would have.
+fn category(name: &str) -> &'static str {
+    match name.split_once(':').unwrap_or_default() {
+        ("quic", "connection_state_updated" | "connection_closed" | "mtu_updated") => {
+            "connectivity"
+        }
+        ("quic", _) => "transport",
+        ("http3", _) => "http",
+        ("recovery", _) => "recovery",
+        (_, "capsule_created" | "capsule_parsed") => "http",
+        (_, "packet_dropped") => "warning",
+        (_, "error") => "error",
+        _ => "info",
     }
 }
 

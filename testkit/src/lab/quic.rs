@@ -66,7 +66,8 @@ impl Frame {
 
     pub(super) fn words(&self) -> String {
         let mut words = self.name().to_uppercase();
-        for (name, value) in self.fields.iter().filter(|(name, _)| *name != "frame_type") {
+        let told = |name: &str| !matches!(name, "frame_type" | "raw");
+        for (name, value) in self.fields.iter().filter(|(name, _)| told(name)) {
             words.push_str(&format!(" {name}={value}"));
         }
         words
@@ -274,6 +275,8 @@ impl<'a> Reader<'a> {
                 put("offset", self.number()?.into());
                 let length = self.size()?;
                 put("raw", json!({"payload_length": length}));
+                // As qlog 0.3 has it.
+                put("length", length.into());
                 data = Some(self.at);
                 self.take(length)?;
             }
@@ -292,6 +295,8 @@ impl<'a> Reader<'a> {
                     _ => self.size()?,
                 };
                 put("raw", json!({"payload_length": length}));
+                // As qlog 0.3 has it.
+                put("length", length.into());
                 put("fin", (ty & 1 == 1).into());
                 data = Some(self.at);
                 self.take(length)?;
@@ -365,6 +370,8 @@ impl<'a> Reader<'a> {
                     _ => self.size()?,
                 };
                 put("raw", json!({"payload_length": length}));
+                // As qlog 0.3 has it.
+                put("length", length.into());
                 data = Some(self.at);
                 self.take(length)?;
             }

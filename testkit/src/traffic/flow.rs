@@ -146,6 +146,12 @@ impl Sender {
         self.control.window()
     }
 
+    /// The smoothed round trip, once there is one.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.srtt
+    }
+
     /// The next packet to send now.
     pub fn poll(&mut self, now: Duration) -> Option<Segment> {
         if self.flying as f64 + 1.0 > self.control.window().max(1.0) || now < self.next_send {

@@ -155,6 +155,12 @@ impl TrafficHost {
         Some((sender.window(), sender.retransmitted()))
     }
 
+    /// The smoothed round trip of a flow that is sent from here.
+    #[must_use]
+    pub fn round_trip(&self, flow: usize) -> Option<Duration> {
+        self.flows[flow].sender.as_ref()?.round_trip()
+    }
+
     fn send(&self, cx: &mut HostCx<'_>, way: Way, port: u16, payload: &[u8]) {
         let client = self.address.filter(|_| way == Way::Tunnel);
         let client = SocketAddr::new(

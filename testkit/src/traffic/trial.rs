@@ -12,8 +12,8 @@ use crate::crypto::TlsError;
 use crate::scenario::{self, Options};
 use crate::world::{Input, NodeId, World, last_event};
 
-/// The inner MTU all tunnels are compared at.
-const INNER_MTU: usize = 1500;
+/// The MTU of the devices inside that the programs take by themselves, where the tunnel carries as much.
+pub const DEVICE_MTU: usize = 1420;
 /// The MTU of the path.
 const PATH_MTU: usize = 1500;
 /// The tunnel is up and its path MTU found by then; traffic begins.
@@ -95,6 +95,8 @@ pub struct Trial {
     pub rival_after: f64,
     /// How long.
     pub length: Duration,
+    /// The MTU of the devices inside, where the tunnel carries as much.
+    pub mtu: usize,
     /// What decides everything.
     pub seed: u64,
     /// Changes of the path's rate.
@@ -114,6 +116,7 @@ impl Default for Trial {
             rival: None,
             rival_after: 0.0,
             length: Duration::from_secs(15),
+            mtu: PATH_MTU,
             seed: 0,
             changes: Vec::new(),
         }
@@ -131,6 +134,10 @@ pub struct Point {
     pub back_window: u64,
     /// The outer round-trip time in milliseconds, smoothed.
     pub rtt_ms: f64,
+    /// The round trip of the bulk flows in milliseconds, smoothed, their mean.
+    pub inner_rtt_ms: f64,
+    /// The sum of their windows in packets.
+    pub inner_window: f64,
     /// What waits for the link's transmitter, in milliseconds.
     pub queue_ms: f64,
     /// What waits in the tunnel's own queue, in bytes.
@@ -191,12 +198,13 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         Subject::Raw => CongestionControl::Cubic,
         Subject::Tunnel(congestion) => congestion,
     };
+    let device_mtu = u32::try_from(trial.mtu).unwrap_or(u32::MAX);
     let mut star = scenario::star(&Options {
         seed: trial.seed,
         link: trial.profile.link,
         transport: TransportProfile {
             congestion,
-            ..TransportProfile::default()
+            ..TransportProfile::default().fitted(device_mtu)
         },
         client_plan: None,
         server_plan: None,
@@ -223,7 +231,7 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
     };
     let size = match trial.subject {
         Subject::Raw => PATH_MTU,
-        Subject::Tunnel(_) => tunnel_mtu(world, sender).min(INNER_MTU),
+        Subject::Tunnel(_) => tunnel_mtu(world, sender).min(trial.mtu),
     };
     let quiet = world.now();
     let begin = quiet + Duration::from_secs_f64(trial.voice_before.max(0.0));
@@ -291,11 +299,14 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         let total = bulk(world, 0..trial.flows);
         let rival = bulk(world, trial.flows..plans.len());
         let endpoint = world.node(sender).endpoint();
+        let (inner_rtt, inner_window) = inside(host(world, sender), trial.flows);
         outcome.points.push(Point {
             at: (world.now() - begin).as_secs_f64(),
             window,
             back_window: info(world, receiver).0,
             rtt_ms: millis(rtt),
+            inner_rtt_ms: millis(inner_rtt),
+            inner_window,
             queue_ms: millis(world.backlog(sender, receiver).unwrap_or_default()),
             tunnel_queue: endpoint.map_or(0, |endpoint| endpoint.usage().queued_bytes),
             mbit: mbit(total - before, POINT),
@@ -363,6 +374,19 @@ fn hear(outcome: &mut Outcome, with: &Heard, against: &Heard) {
 fn host(world: &World, node: NodeId) -> &TrafficHost {
     let host = world.node(node).host();
     host.expect("every node of a trial has a TrafficHost")
+}
+
+/// The mean round trip of the first so many flows, and the sum of their windows.
+fn inside(host: &TrafficHost, flows: usize) -> (Duration, f64) {
+    let trips: Vec<_> = (0..flows)
+        .filter_map(|flow| host.round_trip(flow))
+        .collect();
+    let count = u32::try_from(trips.len()).unwrap_or(u32::MAX).max(1);
+    let windows = (0..flows).filter_map(|flow| host.sender(flow));
+    (
+        trips.iter().sum::<Duration>() / count,
+        windows.map(|(window, _)| window).sum(),
+    )
 }
 
 fn tunnel_mtu(world: &World, node: NodeId) -> usize {

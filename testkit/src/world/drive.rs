@@ -80,6 +80,7 @@ impl World {
             }
             asked_again = true;
         }
+        self.note_paths(id, &endpoint);
         let node = &mut self.nodes[id.0];
         node.endpoint = Some(endpoint);
         node.transmit = buffer;
@@ -114,6 +115,19 @@ impl World {
         self.check_drained(id);
     }
 
+    fn note_paths(&mut self, id: NodeId, endpoint: &Endpoint) {
+        if !self.trace.is_capturing() {
+            return;
+        }
+        let name = &self.nodes[id.0].name;
+        for conn in endpoint.connections() {
+            if let Some(info) = endpoint.connection(conn) {
+                let seen = (info.rtt, info.congestion_window);
+                self.trace.path(self.now, name, conn.0, seen);
+            }
+        }
+    }
+
     fn check_drain(&self, id: NodeId, outputs: usize) {
         assert!(
             outputs <= MAX_OUTPUTS,
@@ -130,6 +144,7 @@ impl World {
                 self.trace.core(self.now, name, event);
             }
         }
+        self.fates_met(id);
     }
 
     fn transmit(&mut self, id: NodeId, transmit: &Transmit, buffer: &[u8]) {

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use masque_core::endpoint::{Command, Ecn, Endpoint, PortId, RecvMeta, SocketId, Target};
+use masque_core::endpoint::{
+    Command, Ecn, Endpoint, PortId, RecvMeta, SocketId, Target, TunnelHandle,
+};
 use masque_core::wire::offload::VnetHdr;
 
 use super::deed::Deed;
@@ -78,6 +80,15 @@ pub enum Input {
         node: NodeId,
         /// What.
         command: Command,
+    },
+    /// Bytes are put onto the stream of a node's tunnel, legal or not.
+    Raw {
+        /// Who is to send them.
+        node: NodeId,
+        /// On which of its tunnels.
+        tunnel: TunnelHandle,
+        /// The bytes, frames and all: see [`super::in_data_frame`].
+        data: Vec<u8>,
     },
     /// A node's host wakes.
     Wake {
@@ -204,6 +215,15 @@ impl World {
                 let words = format!("<- command {command:?}");
                 self.tell(node, &words, |endpoint, now| {
                     let result = endpoint.handle_command(now, command);
+                    result.err().map(|error| error.to_string())
+                });
+                (Some(node), words)
+            }
+            Input::Raw { node, tunnel, data } => {
+                self.watch_nothing();
+                let words = format!("<- raw {} bytes for {tunnel}", data.len());
+                self.tell(node, &words, |endpoint, now| {
+                    let result = endpoint.send_raw(now, tunnel, &data);
                     result.err().map(|error| error.to_string())
                 });
                 (Some(node), words)

@@ -18,6 +18,7 @@
 //! - a port without offload gets plain packets;
 //! - what `invariants.rs` says of packets, addresses, routes, rules and queues.
 
+mod capsules;
 mod deed;
 mod direction;
 mod drive;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use masque_core::endpoint::{Ecn, Endpoint, Event, TimerReason};
 
+pub use capsules::{Fate, in_data_frame};
 pub use deed::Deed;
 pub use direction::{Delivery, Direction};
 pub use host::{App, AppCx, Host, HostCx, Idle, InnerHost, PingPlan};
@@ -49,7 +51,7 @@ pub(crate) use node::describe;
 pub use node::{Node, NodeId, NodeSpec};
 pub use router::{Dependence, NatConfig, RouterConfig, RouterId, RouterStats, Transit};
 pub use shards::{Sharding, Steering};
-pub use trace::{Captured, Entry, Place, Said, Trace, kind};
+pub use trace::{Captured, Entry, Metrics, Place, Said, Trace, kind};
 
 use crate::crypto::Secrets;
 use crate::seed::Seed;
@@ -424,6 +426,9 @@ impl World {
         let mut endpoint = Endpoint::new(now, wall, config, entropy)
             .unwrap_or_else(|error| panic!("{}: {error}", node.name));
         endpoint.set_tracing(self.trace.is_on());
+        if let Some(gate) = &node.gate {
+            gate.stand_at(&mut endpoint);
+        }
         node.endpoint = Some(endpoint);
         self.drain(id);
     }

@@ -37,6 +37,8 @@ pub struct Node {
     pub(super) down: BTreeSet<u32>,
     pub(super) host: Box<dyn Host>,
     pub(super) audit: super::invariants::Audit,
+    /// Where its capsules go out, once somebody meddles with them.
+    pub(super) gate: Option<super::capsules::Gate>,
     pub(super) behind: Option<super::router::RouterId>,
     /// `None` while stopped.
     pub(super) endpoint: Option<Endpoint>,
@@ -65,6 +67,7 @@ impl Node {
             down: BTreeSet::new(),
             host: spec.host,
             audit: super::invariants::Audit::default(),
+            gate: None,
             behind: None,
             endpoint: None,
             incarnation: 0,

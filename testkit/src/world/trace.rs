@@ -1,5 +1,6 @@
 //! What happened, as lines that can be compared.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Trace {
     entries: Vec<Entry>,
     lines: Vec<String>,
     captured: Vec<Captured>,
+    metrics: Vec<Metrics>,
+    noted: BTreeMap<(String, u64), (Duration, u64)>,
     fingerprint: Fnv,
 }
 
@@ -58,6 +61,23 @@ pub struct Captured {
     pub place: Place,
     /// The UDP payload, or the whole IP packet.
     pub data: Vec<u8>,
+}
+
+/// How a connection sees its path, from a moment on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metrics {
+    /// Virtual time.
+    pub at: Duration,
+    /// Whose connection.
+    pub node: String,
+    /// How many lines were there before.
+    pub line: usize,
+    /// Which connection.
+    pub connection: u64,
+    /// Its smoothed round-trip time.
+    pub rtt: Duration,
+    /// Its congestion window in bytes.
+    pub congestion_window: u64,
 }
 
 /// Where a packet crossed the surface of a node.
@@ -263,6 +283,34 @@ impl Trace {
         }
     }
 
+    /// How a connection sees its path now; kept while capturing, if it is news.
+    pub(crate) fn path(
+        &mut self,
+        at: Duration,
+        node: &str,
+        connection: u64,
+        seen: (Duration, u64),
+    ) {
+        let key = (node.to_owned(), connection);
+        if !self.capturing || self.noted.get(&key) == Some(&seen) {
+            return;
+        }
+        self.noted.insert(key, seen);
+        self.metrics.push(Metrics {
+            at,
+            node: node.to_owned(),
+            line: self.lines.len(),
+            connection,
+            rtt: seen.0,
+            congestion_window: seen.1,
+        });
+    }
+
+    /// Whether packets are kept.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.capturing
+    }
+
     /// Bytes that crossed the surface of a node: a UDP datagram sent, an IP packet delivered.
     fn bytes(&mut self, at: Duration, kind: u8, bytes: &[u8]) {
         self.fingerprint.write(&at.as_nanos().to_le_bytes());
@@ -287,6 +335,12 @@ impl Trace {
     #[must_use]
     pub fn captured(&self) -> &[Captured] {
         &self.captured
+    }
+
+    /// How connections saw their paths while packets were captured.
+    #[must_use]
+    pub fn metrics(&self) -> &[Metrics] {
+        &self.metrics
     }
 
     /// The lines as one text.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use masque_core::endpoint::{DropReason, Event};
+use masque_core::endpoint::{DropReason, Event, TransportProfile};
 use masque_testkit::scenario::Options;
 use masque_testkit::world::{Input, LinkConfig, NodeId, PingPlan};
 
@@ -86,6 +86,26 @@ fn a_path_that_shrinks_is_noticed_told_and_gone_on_with_and_probed_again() {
     assert_eq!(*told_mtus(&star, client).last().expect("told"), before);
     assert_eq!(*told_mtus(&star, server).last().expect("told"), before);
     assert_eq!(closed(&star, client), None);
+}
+
+#[test]
+fn a_profile_fitted_to_a_device_carries_its_packets_whole_and_tries_no_more() {
+    for device in [1400, 1420, 1432] {
+        let mut options = busy(1250);
+        options.transport = options.transport.fitted(device);
+        let mut star = up(&options);
+        run(&mut star, 20_000);
+        for node in [star.client(), star.server] {
+            assert_eq!(told_mtus(&star, node).last(), Some(&device));
+        }
+    }
+    let default = TransportProfile::default();
+    assert_eq!(default.clone().fitted(9000).max_mtu, default.max_mtu);
+    let large = TransportProfile {
+        initial_mtu: 1460,
+        ..default
+    };
+    assert_eq!(large.fitted(1280).max_mtu, 1460);
 }
 
 #[test]

@@ -124,6 +124,9 @@ pub(super) struct Tunnel {
     /// How much the shortest round trips of two intervals in a row differ, smoothed.
     noise: Duration,
     last_shortest: Duration,
+    /// What `noise` and `jitter` are made of so far, up to eight intervals.
+    steps: u32,
+    spreads: u32,
     /// How much two round trips in a row differ, smoothed: jitter of packet and packet.
     scatter: Duration,
     /// The last eight round trips.
@@ -156,6 +159,8 @@ impl Tunnel {
             jitter: Duration::ZERO,
             noise: Duration::ZERO,
             last_shortest: Duration::MAX,
+            steps: 0,
+            spreads: 0,
             scatter: Duration::ZERO,
             recent: [Duration::MAX; 8],
             at: 0,
@@ -211,7 +216,7 @@ impl Tunnel {
 
     fn target(&self) -> Duration {
         let base = self.base.get();
-        TARGET.max(base / TARGET_PART).max(self.jitter / 4) + self.noise * 2
+        TARGET.max(base / TARGET_PART).max(self.jitter / 2) + self.noise * 2
     }
 
     /// Whether even the quickest of the last packets met a queue.
@@ -254,13 +259,13 @@ impl Tunnel {
         let before = std::mem::replace(&mut self.last_shortest, interval.shortest);
         if before != Duration::MAX && interval.samples >= 4 {
             let step = interval.shortest.abs_diff(before).min(base / 2);
-            self.noise = (self.noise * 7 + step) / 8;
+            self.noise = smoothed(self.noise, step, &mut self.steps);
         }
         let standing = interval.shortest;
         let queue = standing.saturating_sub(base);
         let mean = interval.sum / interval.samples;
         let spread = (mean - standing).min(base + Duration::from_millis(25));
-        self.jitter = (self.jitter * 7 + spread) / 8;
+        self.jitter = smoothed(self.jitter, spread, &mut self.spreads);
         let rate = interval.acked as f64 / elapsed.as_secs_f64().max(1e-6);
         if interval.is_limited(0.5) || rate > self.rate.get() {
             self.rate.add(rate);
@@ -450,6 +455,13 @@ impl Tunnel {
         let want = (base + target).as_secs_f64() / standing.as_secs_f64();
         self.set(self.window * want.max(0.85));
     }
+}
+
+/// A mean over the last eight values or so; of the first few, of all there are: flows inside are at their
+/// greatest soon after they have begun.
+fn smoothed(mean: Duration, value: Duration, count: &mut u32) -> Duration {
+    *count = (*count + 1).clamp(2, 8);
+    (mean * (*count - 1) + value) / *count
 }
 
 /// How much the window grows per interval without a queue, at first.

@@ -6,19 +6,40 @@ use masque_core::endpoint::{Command, PortId, TunnelHandle};
 use masque_core::wire::capsule::RouteAdvertisement;
 use masque_core::wire::prefix::{AddressRange, IpPrefix};
 
+use super::illegal;
 use crate::crypto::null;
 use crate::lab::{explain, quic};
 use crate::packet;
-use crate::world::{Input, NodeId, World};
+use crate::world::{Fate, Input, NodeId, World, in_data_frame};
 
 /// An intervention.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Change {
     Drop,
     Delay(Duration),
-    Edit { at: usize, bytes: Vec<u8> },
-    Packet { node: String, data: Vec<u8> },
-    Tell { node: String, what: Told },
+    Edit {
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    Packet {
+        node: String,
+        data: Vec<u8>,
+    },
+    Tell {
+        node: String,
+        what: Told,
+    },
+    /// What becomes of the next capsule a node sends.
+    Capsule {
+        node: String,
+        fate: Fate,
+    },
+    /// Bytes on the stream of a node's first tunnel; its end after them.
+    Raw {
+        node: String,
+        data: Vec<u8>,
+        end: bool,
+    },
 }
 
 /// What a node is told about its first tunnel.
@@ -50,6 +71,20 @@ impl Change {
             }
             ("routes", [node, all @ ..]) => routes(all).map(|all| tell(node, Told::Routes(all))),
             ("close", [node]) => Ok(tell(node, Told::Close)),
+            ("capsule", [node, "drop"]) => Ok(capsule(node, Fate::Drop)),
+            ("capsule", [node, "delay", millis]) => number(millis)
+                .map(|millis| capsule(node, Fate::Delay(Duration::from_millis(millis)))),
+            ("capsule", [node, "edit", at, digits @ ..]) => number(at).and_then(|at| {
+                let at = usize::try_from(at).unwrap_or(usize::MAX);
+                hex(digits).map(|bytes| capsule(node, Fate::Edit { at, bytes }))
+            }),
+            ("capsule", [node, "replace", what @ ..]) => {
+                illegal::bytes(what).map(|(bytes, _)| capsule(node, Fate::Replace(bytes)))
+            }
+            ("inject", [node, what @ ..]) => {
+                illegal::bytes(what).map(|(bytes, end)| raw(node, in_data_frame(&bytes), end))
+            }
+            ("raw", [node, digits @ ..]) => hex(digits).map(|data| raw(node, data, false)),
             _ => return None,
         })
     }
@@ -99,6 +134,24 @@ impl Change {
                 let command = what.command(tunnel.ok_or("the node has no tunnel")?);
                 world.schedule_in(Duration::ZERO, Input::Command { node, command });
                 Ok("now".to_owned())
+            }
+            Self::Capsule { node, fate } => {
+                let id = find(world, node)?;
+                world.decide(id, fate.clone());
+                Ok(format!("the next capsule of {node}: {fate}"))
+            }
+            Self::Raw { node, data, end } => {
+                let node = find(world, node)?;
+                let endpoint = world.node(node).endpoint().ok_or("the node is stopped")?;
+                let tunnel = endpoint.tunnels().next().ok_or("the node has no tunnel")?;
+                let words = format!("now: {} bytes", data.len());
+                let data = data.clone();
+                world.schedule_in(Duration::ZERO, Input::Raw { node, tunnel, data });
+                if *end {
+                    let command = Command::CloseTunnel { tunnel };
+                    world.schedule_in(Duration::ZERO, Input::Command { node, command });
+                }
+                Ok(words)
             }
         }
     }
@@ -156,11 +209,21 @@ fn tell(node: &str, what: Told) -> Change {
     Change::Tell { node, what }
 }
 
+fn capsule(node: &str, fate: Fate) -> Change {
+    let node = node.to_owned();
+    Change::Capsule { node, fate }
+}
+
+fn raw(node: &str, data: Vec<u8>, end: bool) -> Change {
+    let node = node.to_owned();
+    Change::Raw { node, data, end }
+}
+
 fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|_| format!("not a number: {word}"))
 }
 
-fn hex(digits: &[&str]) -> Result<Vec<u8>, String> {
+pub(super) fn hex(digits: &[&str]) -> Result<Vec<u8>, String> {
     explain::hex(&digits.concat()).ok_or_else(|| "no hexadecimal digits".to_owned())
 }
 

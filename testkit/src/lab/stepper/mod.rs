@@ -5,6 +5,7 @@
 //! script.
 
 mod change;
+mod illegal;
 mod states;
 mod terminal;
 
@@ -38,6 +39,13 @@ assign NODE PREFIX...    an ADDRESS_ASSIGN in the node's first tunnel
 request NODE PREFIX...   an ADDRESS_REQUEST
 routes NODE FROM-TO...   a ROUTE_ADVERTISEMENT
 close NODE       the node closes its first tunnel
+capsule NODE drop             the next capsule that the node sends (DATAGRAM apart) is not sent
+capsule NODE delay MS         or is sent later, behind what it sends meanwhile
+capsule NODE edit AT HEX      or has other bytes from byte AT on; its type is byte 0
+capsule NODE replace WHAT     or is replaced
+inject NODE WHAT              any capsules, in a DATA frame on the stream of the node's first tunnel
+raw NODE HEX                  any bytes there, without a frame around them
+illegal          what WHAT can be beside hexadecimal digits: the names of broken capsules
 q                quit
 ";
 
@@ -117,6 +125,7 @@ impl<'a> Stepper<'a> {
             ("clear", _) => self.breakpoints.clear(),
             ("w", _) => out.write_all(self.next_in_words().as_bytes())?,
             ("p", _) => self.print(out)?,
+            ("illegal", _) => out.write_all(illegal::list().as_bytes())?,
             ("q", _) => return Ok(false),
             _ => match Change::parse(command, &rest) {
                 Some(Ok(change)) => self.change(change, out)?,
@@ -255,6 +264,11 @@ impl<'a> Stepper<'a> {
             }
             Input::Connect { .. } => "a connect\n".to_owned(),
             Input::Command { command, .. } => format!("a command: {command:?}\n"),
+            Input::Raw { node, data, .. } => {
+                let name = self.world.node(*node).name();
+                let text = format!("raw bytes on a stream of {name}\n");
+                text + &in_words(Kind::Frame, data).1
+            }
             Input::Wake { .. } => "a host wakes\n".to_owned(),
             Input::Readdress { to, .. } => format!("a socket gets the address {to}\n"),
             _ => "a change of the world\n".to_owned(),
@@ -265,7 +279,11 @@ impl<'a> Stepper<'a> {
         let world = &self.world;
         let describe = |id| {
             let node = world.node(id);
-            node.describe() + &self.states.of(node.name())
+            let mut text = node.describe() + &self.states.of(node.name());
+            for fate in world.decided(id) {
+                text.push_str(&format!("  its next capsule: {fate}\n"));
+            }
+            text
         };
         world.nodes().map(describe).collect()
     }
