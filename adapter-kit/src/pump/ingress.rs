@@ -7,7 +7,10 @@
 //! queues are full the source that has most waiting loses half of it.
 //!
 //! Strangers wait in a place of their own, hashed by network, and are served last and few at a time:
-//! each of their datagrams may be a handshake, which takes as long as hundreds of packets.
+//! each of their datagrams may be a handshake, which takes as long as hundreds of packets. First packets that
+//! prove nothing, which cost a flood least, wait apart from what strangers send otherwise: so whoever has got an answer
+//! is not behind those who never will. Of them the newest of a network comes first: an old one's sender has
+//! asked again, or given up.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +18,7 @@ use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
-use masque_core::endpoint::RecvMeta;
+use masque_core::endpoint::{RecvMeta, is_unproven};
 
 /// What a datagram costs beside its bytes: a small one takes more than half the time of a large one.
 const PER_DATAGRAM: usize = 1000;
@@ -45,8 +48,10 @@ pub(super) struct Ingress {
     fresh: VecDeque<SocketAddr>,
     turns: VecDeque<SocketAddr>,
     cost: usize,
-    strangers: BTreeMap<u64, Queue>,
-    stranger_turns: VecDeque<u64>,
+    strangers: Strangers,
+    unproven: Strangers,
+    /// Whose turn it is of these two.
+    unproven_next: bool,
     hasher: RandomState,
     dropped: u64,
 }
@@ -69,6 +74,57 @@ impl Queue {
         self.cost -= cost(batch.0.stride, batch.1.len());
         Some(batch)
     }
+
+    fn pop_newest(&mut self) -> Option<Batch> {
+        let batch = self.waiting.pop_back()?;
+        self.cost -= cost(batch.0.stride, batch.1.len());
+        Some(batch)
+    }
+}
+
+/// Sources without a connection, spread over [`BUCKETS`].
+#[derive(Default)]
+struct Strangers {
+    queues: BTreeMap<u64, Queue>,
+    turns: VecDeque<u64>,
+}
+
+impl Strangers {
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    fn queue(&mut self, bucket: u64) -> &mut Queue {
+        let queue = self.queues.entry(bucket).or_default();
+        if queue.waiting.is_empty() {
+            self.turns.push_back(bucket);
+        }
+        queue
+    }
+
+    /// One datagram of the next bucket.
+    fn pop(&mut self, newest: bool) -> Option<Batch> {
+        let bucket = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&bucket)?;
+        let (meta, mut data) = match newest {
+            true => queue.pop_newest()?,
+            false => queue.pop()?,
+        };
+        let one = data.split_to(meta.stride.clamp(1, data.len().max(1)).min(data.len()));
+        if !data.is_empty() {
+            queue.cost += cost(meta.stride, data.len());
+            match newest {
+                true => queue.waiting.push_back((meta, data)),
+                false => queue.waiting.push_front((meta, data)),
+            }
+        }
+        if queue.waiting.is_empty() {
+            self.queues.remove(&bucket);
+        } else {
+            self.turns.push_back(bucket);
+        }
+        Some((meta, one))
+    }
 }
 
 impl Ingress {
@@ -78,7 +134,7 @@ impl Ingress {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.strangers.is_empty()
+        self.known.is_empty() && self.strangers.is_empty() && self.unproven.is_empty()
     }
 
     /// Datagrams dropped since the last call.
@@ -147,36 +203,44 @@ impl Ingress {
         price
     }
 
-    /// A batch of a stranger waits; if its network has enough waiting, it is dropped.
+    /// A batch of a stranger waits. If its network has enough waiting something of that is dropped: the oldest
+    /// of what proves nothing, and otherwise the newest, as those that came before are steps before it.
     pub(super) fn push_stranger(&mut self, meta: RecvMeta, data: BytesMut) {
         let bucket = self.hasher.hash_one(network(meta.remote.ip())) % BUCKETS;
-        let queue = self.strangers.entry(bucket).or_default();
-        if queue.waiting.is_empty() {
-            self.stranger_turns.push_back(bucket);
-        }
+        let unproven = is_unproven(&data);
+        let queue = match unproven {
+            true => self.unproven.queue(bucket),
+            false => self.strangers.queue(bucket),
+        };
+        let mut lost = None;
         if queue.cost > BUCKET {
-            self.dropped += data.len().div_ceil(meta.stride.max(1)) as u64;
-        } else {
-            queue.push((meta, data));
+            lost = match unproven {
+                true => queue.pop(),
+                false => {
+                    self.dropped += count(&meta, &data);
+                    return;
+                }
+            };
+        }
+        queue.push((meta, data));
+        if let Some((meta, data)) = lost {
+            self.dropped += count(&meta, &data);
         }
     }
 
-    /// The next datagram of a stranger.
-    pub(super) fn pop_stranger(&mut self) -> Option<Batch> {
-        let bucket = self.stranger_turns.pop_front()?;
-        let queue = self.strangers.get_mut(&bucket)?;
-        let (meta, mut data) = queue.pop()?;
-        let one = data.split_to(meta.stride.clamp(1, data.len().max(1)).min(data.len()));
-        if !data.is_empty() {
-            queue.cost += cost(meta.stride, data.len());
-            queue.waiting.push_front((meta, data));
-        }
-        if queue.waiting.is_empty() {
-            self.strangers.remove(&bucket);
-        } else {
-            self.stranger_turns.push_back(bucket);
-        }
-        Some((meta, one))
+    /// The next datagram of a stranger; one that proves nothing only if such are taken.
+    pub(super) fn pop_stranger(&mut self, takes_unproven: bool) -> Option<Batch> {
+        // In turns: a flood of the one kind is not to keep the other waiting.
+        let first = takes_unproven && (self.unproven_next || self.strangers.is_empty());
+        let batch = match first.then(|| self.unproven.pop(true)).flatten() {
+            Some(batch) => {
+                self.unproven_next = false;
+                return Some(batch);
+            }
+            None => self.strangers.pop(false),
+        };
+        self.unproven_next = true;
+        batch
     }
 
     /// Halves the longest queue, from its front: what is new says more than what is old.
@@ -192,9 +256,14 @@ impl Ingress {
                 break;
             };
             self.cost -= before - queue.cost;
-            self.dropped += data.len().div_ceil(meta.stride.max(1)) as u64;
+            self.dropped += count(&meta, &data);
         }
     }
+}
+
+/// Datagrams in a batch.
+fn count(meta: &RecvMeta, data: &[u8]) -> u64 {
+    data.len().div_ceil(meta.stride.max(1)) as u64
 }
 
 /// Who counts as one stranger: an IPv4 /24, an IPv6 /56.

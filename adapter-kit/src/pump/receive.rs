@@ -77,7 +77,8 @@ impl<A: App, I: Io> Pump<A, I> {
             if !self.endpoint.takes_strangers() {
                 break;
             }
-            let Some((meta, data)) = self.ingress.pop_stranger() else {
+            let unproven = self.endpoint.takes_unproven();
+            let Some((meta, data)) = self.ingress.pop_stranger(unproven) else {
                 break;
             };
             self.endpoint.handle_udp(now, meta, data);

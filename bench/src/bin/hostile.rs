@@ -4,19 +4,21 @@
 //! hostile                    every attack, uploading and downloading, in a table
 //! hostile --attack replay    one
 //! hostile --model            with the time a model gives instead of the time it takes
+//! hostile --costs            what a first packet costs, by what becomes of it
 //! ```
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use masque_bench::hostile::costs::{Answer, of_first_packet};
 use masque_bench::hostile::{Attack, Clock, Outcome, Settings, run};
 use masque_bench::pipeline::PipelineError;
 
 /// A server under attack, in memory.
 #[derive(Parser)]
 struct Args {
-    /// One attack only: replay, tunnel, noise, hosts, initials, handshakes.
+    /// One attack only: replay, tunnel, noise, hosts, initials, handshakes, or the name of a script.
     #[arg(long)]
     attack: Option<String>,
     /// Milliseconds that are measured.
@@ -37,6 +39,9 @@ struct Args {
     /// Time by a model.
     #[arg(long)]
     model: bool,
+    /// What a first packet costs the server with real TLS, by what becomes of it; nothing else.
+    #[arg(long)]
+    costs: bool,
     /// Null crypto instead of TLS.
     #[arg(long)]
     null: bool,
@@ -44,13 +49,26 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match table(&args) {
+    let done = match args.costs {
+        true => costs(),
+        false => table(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn costs() -> Result<(), PipelineError> {
+    println!("| first packets answered with | µs of the server's |\n|---|---:|");
+    for answer in Answer::ALL {
+        let took = of_first_packet(answer)?.as_secs_f64() * 1e6;
+        println!("| {} | {took:.1} |", format!("{answer:?}").to_lowercase());
+    }
+    Ok(())
 }
 
 fn table(args: &Args) -> Result<(), PipelineError> {
@@ -67,6 +85,7 @@ fn table(args: &Args) -> Result<(), PipelineError> {
                 Attack::Handshakes => 100,
                 _ => args.handshakes,
             },
+            newcomers: 0,
             down,
             clock: if args.model {
                 Clock::Model
@@ -76,8 +95,12 @@ fn table(args: &Args) -> Result<(), PipelineError> {
             real_tls: !args.null,
             time: Duration::from_millis(args.millis),
         };
-        for attack in [Attack::None].into_iter().chain(Attack::ALL) {
-            let name = format!("{attack:?}").to_lowercase();
+        let attacks = Attack::ALL.into_iter().chain(Attack::SCRIPTS);
+        for attack in [Attack::None].into_iter().chain(attacks) {
+            let name = match attack {
+                Attack::Script(name) => name.trim_start_matches("attack-").to_owned(),
+                _ => format!("{attack:?}").to_lowercase(),
+            };
             if args.attack.as_ref().is_some_and(|wanted| *wanted != name) {
                 continue;
             }

@@ -10,11 +10,15 @@
 //! | `mod.rs` | settings, outcome, the loop |
 //! | `kernel.rs` | the socket, the device, the clock |
 //! | `peer.rs` | the clients |
+//! | `costs.rs` | what a first packet costs |
+//! | `scripted.rs` | attackers who follow a script |
 //! | `hosts.rs` | what the hosts behind the server send |
 
+pub mod costs;
 mod hosts;
 mod kernel;
 mod peer;
+mod scripted;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,6 +34,7 @@ use hosts::{Download, Flood};
 pub use kernel::Clock;
 use kernel::{Batch, Kernel, KernelIo, Work, timed};
 use peer::{Crypto, Keys, Peer, Role};
+use scripted::Scripted;
 
 /// From a client to the server, one way.
 const DELAY: Duration = Duration::from_micros(500);
@@ -37,6 +42,8 @@ const DELAY: Duration = Duration::from_micros(500);
 const SLICE: Duration = Duration::from_micros(100);
 /// From so long after the start on, everybody counts as connected.
 const WARM: Duration = Duration::from_millis(400);
+/// How many follow a script.
+const SCRIPTED: u8 = 10;
 
 /// Who attacks, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +64,8 @@ pub enum Attack {
     Initials,
     /// Clients with certificates that connect, from everywhere, and come back at once.
     Handshakes,
+    /// Clients who follow the script of that name.
+    Script(&'static str),
 }
 
 impl Attack {
@@ -68,6 +77,14 @@ impl Attack {
         Self::Hosts,
         Self::Initials,
         Self::Handshakes,
+    ];
+
+    /// Those whose attackers need little time of the server's: nobody is to notice them.
+    pub const SCRIPTS: [Self; 4] = [
+        Self::Script("attack-slow-loris"),
+        Self::Script("attack-tunnels-without-end"),
+        Self::Script("attack-address-requests"),
+        Self::Script("attack-never-reads"),
     ];
 }
 
@@ -82,6 +99,8 @@ pub struct Settings {
     pub packets: u64,
     /// Of [`Attack::Initials`], per second; of [`Attack::Handshakes`], how many clients at once.
     pub handshakes: u32,
+    /// How many clients come in the midst of the attack.
+    pub newcomers: usize,
     /// Whether the victim downloads.
     pub down: bool,
     /// How the server's time passes.
@@ -99,6 +118,7 @@ impl Default for Settings {
             rate: 8_000_000_000,
             packets: 300_000,
             handshakes: 5_000,
+            newcomers: 0,
             down: false,
             clock: Clock::Measured,
             real_tls: true,
@@ -127,6 +147,8 @@ pub struct Outcome {
     pub lost_packets: f64,
     /// Handshakes the server completed, per second.
     pub handshakes: f64,
+    /// How many of those that came in the midst of it have a tunnel at the end.
+    pub newcomers: usize,
     /// What the endpoint held at the end.
     pub usage: Usage,
 }
@@ -167,6 +189,7 @@ struct World {
     start: Instant,
     peers: Vec<Peer>,
     by_address: BTreeMap<SocketAddr, usize>,
+    scripted: Vec<Scripted>,
     up: BTreeMap<(Instant, u64), Batch>,
     order: u64,
     downloads: Vec<(usize, Download)>,
@@ -193,6 +216,9 @@ pub fn run(settings: &Settings) -> Result<Outcome, PipelineError> {
     let settled = world.now + settings.time / 4;
     while world.now < settled {
         world.step()?;
+    }
+    for _ in 0..settings.newcomers {
+        world.join(Role::Newcomer, CongestionControl::Cubic)?;
     }
     world.measuring = true;
     let from = world.now;
@@ -224,6 +250,7 @@ impl World {
             start,
             peers: Vec::new(),
             by_address: BTreeMap::new(),
+            scripted: Vec::new(),
             up: BTreeMap::new(),
             order: 0,
             downloads: Vec::new(),
@@ -304,6 +331,10 @@ impl World {
             }
             _ => None,
         };
+        if let Attack::Script(name) = self.settings.attack {
+            let all = (0..SCRIPTED).map(|nth| Scripted::new(&self.keys, name, nth, self.now));
+            self.scripted = all.collect::<Result<_, _>>()?;
+        }
         if self.settings.attack == Attack::Handshakes {
             for _ in 0..self.settings.handshakes.min(400) {
                 self.join(Role::Again, CongestionControl::Cubic)?;
@@ -367,12 +398,13 @@ impl World {
         Ok(())
     }
 
-    fn next_event(&self, deadline: Option<Instant>) -> Instant {
-        let far = self.now + Duration::from_millis(1);
+    fn next_event(&mut self, deadline: Option<Instant>) -> Instant {
+        let (now, far) = (self.now, self.now + Duration::from_millis(1));
+        let scripted = self.scripted.iter_mut().filter_map(|it| it.next(now)).min();
         let peers = self.peers.iter().filter_map(Peer::next);
         let up = self.up.keys().next().map(|(at, _)| *at);
         let flood = self.flood.as_ref().map(|flood| flood.next);
-        let all = peers.chain(up).chain(flood).chain(deadline);
+        let all = peers.chain(up).chain(flood).chain(deadline).chain(scripted);
         all.min().unwrap_or(far).min(far)
     }
 
@@ -398,6 +430,12 @@ impl World {
             if let Some(&nth) = self.by_address.get(&transmit.destination) {
                 let stride = transmit.segment_size.unwrap_or(data.len());
                 self.peers[nth].inbox.put(end + DELAY, (stride, data));
+                continue;
+            }
+            let mut scripted = self.scripted.iter_mut();
+            if let Some(it) = scripted.find(|it| it.address == transmit.destination) {
+                let stride = transmit.segment_size.unwrap_or(data.len());
+                it.inbox.put(end + DELAY, (stride, data));
             }
         }
         for (_, packet) in written {
@@ -428,6 +466,16 @@ impl World {
             now = until.min(now + SLICE);
             for nth in 0..self.peers.len() {
                 self.run_peer(nth, now)?;
+            }
+            for scripted in &mut self.scripted {
+                if scripted.next(now).is_some_and(|at| at <= now) {
+                    for data in scripted.run(now) {
+                        self.order += 1;
+                        let (from, stride) = (scripted.address, data.len());
+                        let batch = Batch { from, stride, data };
+                        self.up.insert((now + DELAY, self.order), batch);
+                    }
+                }
             }
             for (nth, download) in &mut self.downloads {
                 let arrived = self.peers[*nth].take_arrived();
@@ -507,6 +555,9 @@ impl World {
         outcome.lost_datagrams = per_second(ended.2, begun.2);
         outcome.lost_packets = per_second(ended.3, begun.3);
         outcome.handshakes = per_second(ended.4, begun.4);
+        let peers = self.peers.iter();
+        let newcomers = peers.filter(|peer| peer.role == Role::Newcomer);
+        outcome.newcomers = newcomers.filter(|peer| peer.inner.is_some()).count();
         outcome.usage = self.pump.endpoint().usage();
         outcome
     }

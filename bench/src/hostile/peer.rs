@@ -22,7 +22,7 @@ use masque_testkit::world::WALL;
 use super::kernel::Later;
 use crate::pipeline::{PipelineError, Traffic, Workload};
 
-const SERVER: &str = "vpn.example";
+pub(super) const SERVER: &str = "vpn.example";
 const TEMPLATE: &str = "https://vpn.example/.well-known/masque/ip/{target}/{ipproto}/";
 /// A host behind the server.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -34,7 +34,7 @@ const ECHOES: Duration = Duration::from_millis(1);
 const GREED: usize = 1536 << 10;
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
-fn server_address() -> SocketAddr {
+pub(super) fn server_address() -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 1], 443))
 }
 
@@ -51,6 +51,8 @@ pub(super) enum Role {
     Flooding(u64),
     /// Nothing.
     Idle,
+    /// The same, and comes late.
+    Newcomer,
     /// Connects, and then comes back as another.
     Again,
 }
@@ -83,7 +85,7 @@ impl Keys {
         Ok(keys)
     }
 
-    fn client(
+    pub(super) fn client(
         &self,
         name: &str,
     ) -> Result<Arc<dyn quinn_proto::crypto::ClientConfig>, PipelineError> {
@@ -96,6 +98,14 @@ impl Keys {
     }
 
     pub(super) fn server(&self, now: Instant) -> Result<Endpoint, PipelineError> {
+        self.server_with(now, |_| {})
+    }
+
+    pub(super) fn server_with(
+        &self,
+        now: Instant,
+        limit: impl FnOnce(&mut Limits),
+    ) -> Result<Endpoint, PipelineError> {
         let crypto: Arc<dyn quinn_proto::crypto::ServerConfig> = match &self.authority {
             None => NullServer::named(SERVER),
             Some(authority) => authority.server(SERVER).map_err(PipelineError::tls)?,
@@ -118,7 +128,8 @@ impl Keys {
             },
         };
         let templates = vec![self.template.clone()];
-        let config = config(Some(server), templates, CongestionControl::Cubic);
+        let mut config = config(Some(server), templates, CongestionControl::Cubic);
+        limit(&mut config.limits);
         endpoint(config, [1; 32], now)
     }
 }

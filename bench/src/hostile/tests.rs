@@ -72,3 +72,84 @@ fn clients_that_connect_again_and_again_do_not_stall_tunnels() {
         storm.handshakes
     );
 }
+
+/// The victim keeps 90 % of what it has alone, up and down; gives what there was under the attack.
+fn is_hardly_noticed(change: impl Fn(&mut Settings)) -> [Outcome; 2] {
+    [false, true].map(|down| {
+        let mut attacked = settings(Attack::None, down);
+        change(&mut attacked);
+        let attack = attacked.attack;
+        let alone = Settings {
+            attack: Attack::None,
+            ..attacked.clone()
+        };
+        let alone = run(&alone).expect("everybody connects");
+        let under = run(&attacked).expect("everybody connects");
+        let share = under.victim / alone.victim;
+        println!("{attack:?} (down: {down}) leaves {share:.3}");
+        assert!(share >= 0.9, "{attack:?} leaves {share:.2} (down: {down})");
+        let slowest = under.echo(100);
+        assert!(slowest <= STALL, "{attack:?}: {slowest:?}");
+        under
+    })
+}
+
+/// Attackers who break no rule stay to the end; those who are thrown out come to an end within twice the time.
+fn who_follows_a_script_is_hardly_noticed(name: &'static str, stays: bool) {
+    let outcomes = is_hardly_noticed(|settings| {
+        settings.attack = Attack::Script(name);
+        settings.time *= if stays { 1 } else { 2 };
+    });
+    for under in outcomes {
+        let all = usize::from(SCRIPTED) + 2;
+        assert!(!stays || under.usage.connections == all, "they are there");
+    }
+}
+
+#[test]
+fn a_byte_a_second_on_each_stream_is_hardly_noticed() {
+    who_follows_a_script_is_hardly_noticed("attack-slow-loris", true);
+}
+
+#[test]
+fn tunnels_without_end_are_hardly_noticed() {
+    who_follows_a_script_is_hardly_noticed("attack-tunnels-without-end", true);
+}
+
+#[test]
+fn ten_thousand_address_requests_are_hardly_noticed() {
+    who_follows_a_script_is_hardly_noticed("attack-address-requests", false);
+}
+
+#[test]
+fn those_who_never_read_are_hardly_noticed() {
+    who_follows_a_script_is_hardly_noticed("attack-never-reads", true);
+}
+
+#[test]
+fn first_packets_from_forged_sources_are_hardly_noticed() {
+    for many in [1_000, 5_000] {
+        is_hardly_noticed(|settings| {
+            settings.attack = Attack::Initials;
+            settings.handshakes = many;
+            settings.time *= 2;
+        });
+    }
+}
+
+/// Whoever has answered a Retry does not wait behind the flood. About half of the first packets have an
+/// answer, as the time for answers is spent on forged ones, too; who has none asks again after a third of a second.
+#[test]
+fn whoever_answers_a_retry_gets_in_through_a_flood_of_first_packets() {
+    for down in [false, true] {
+        let outcome = run(&Settings {
+            handshakes: 5_000,
+            newcomers: 20,
+            time: Duration::from_millis(300),
+            ..settings(Attack::Initials, down)
+        });
+        let outcome = outcome.expect("everybody connects");
+        assert!(outcome.newcomers >= 2, "{} of 20", outcome.newcomers);
+        println!("{} of 20 newcomers (down: {down})", outcome.newcomers);
+    }
+}

@@ -99,7 +99,7 @@ pub struct LimitsSection {
     pub connections: Option<Spanned<usize>>,
     /// Handshakes at once.
     pub handshakes: Option<Spanned<usize>>,
-    /// From so many handshakes at once on, a Retry.
+    /// From so many handshakes at once on, a Retry; from a sixteenth of them on while tunnels have work to do.
     pub retry_threshold: Option<usize>,
     /// Handshakes at once per source prefix.
     pub handshakes_per_source: Option<Spanned<usize>>,

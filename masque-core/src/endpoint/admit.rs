@@ -11,6 +11,11 @@ use super::turns::Budget;
 use super::types::SocketId;
 use super::{CloseReason, DropReason, Endpoint, Limits};
 use crate::wire::prefix::IpPrefix;
+use crate::wire::varint::VarInt;
+
+/// While tunnels need the processor, a Retry is asked of everybody from so much fewer handshakes on:
+/// what is answered with a handshake costs as much as twenty-five Retries.
+const STRICTER: usize = 16;
 
 /// Connection attempts that wait for their turn.
 pub(super) struct Admission {
@@ -82,7 +87,7 @@ impl Crowd {
         self.sources.len()
     }
 
-    fn judge(&self, limits: &Limits, ticket: Ticket) -> Verdict {
+    fn judge(&self, limits: &Limits, ticket: Ticket, tunnels_busy: bool) -> Verdict {
         let busy = self.handshaking + self.waiting;
         let load = self.sources.get(&ticket.source).copied();
         let load = load.unwrap_or_default();
@@ -93,8 +98,12 @@ impl Crowd {
         if busy >= limits.max_handshakes || connections >= limits.max_connections {
             return Verdict::Refuse;
         }
-        let suspicious = busy >= limits.retry_threshold
-            || load.proven + load.unproven >= limits.handshakes_per_source;
+        let threshold = match tunnels_busy {
+            true => limits.retry_threshold / STRICTER,
+            false => limits.retry_threshold,
+        };
+        let suspicious =
+            busy >= threshold || load.proven + load.unproven >= limits.handshakes_per_source;
         if suspicious && !ticket.proven {
             Verdict::Retry
         } else {
@@ -197,9 +206,10 @@ impl Endpoint {
             wide: size >= usize::from(self.profile.max_mtu),
         };
         // Judged and counted in one: two shards never both take the last place.
+        let busy = self.budget.is_busy();
         let verdict = {
             let crowd = &mut self.admission.shared.registry().crowd;
-            let verdict = match crowd.judge(&self.limits, ticket) {
+            let verdict = match crowd.judge(&self.limits, ticket, busy) {
                 Verdict::Retry | Verdict::Queue if self.shutdown.is_some() => Verdict::Refuse,
                 verdict => verdict,
             };
@@ -218,7 +228,7 @@ impl Endpoint {
                 let mut buf = Vec::new();
                 match self.quic.retry(incoming, &mut buf) {
                     Ok(transmit) => {
-                        self.budget.spend(Budget::ANSWER);
+                        self.budget.spend_unproven(Budget::ANSWER);
                         self.fwd.counters.retries += 1;
                         self.respond(socket, transmit, buf);
                     }
@@ -257,7 +267,10 @@ impl Endpoint {
     }
 
     fn refuse_incoming(&mut self, socket: SocketId, incoming: Incoming) {
-        self.budget.spend(Budget::ANSWER);
+        match incoming.remote_address_validated() {
+            true => self.budget.spend(Budget::ANSWER),
+            false => self.budget.spend_unproven(Budget::ANSWER),
+        }
         self.fwd.counters.refused += 1;
         let mut buf = Vec::new();
         let transmit = self.quic.refuse(incoming, &mut buf);
@@ -270,7 +283,10 @@ impl Endpoint {
         let config = self.wide_server.clone().filter(|_| ticket.wide);
         match self.quic.accept(incoming, now, &mut buf, config) {
             Ok((handle, connection)) => {
-                self.budget.spend(Budget::FIRST_FLIGHT);
+                match ticket.proven {
+                    true => self.budget.spend(Budget::FIRST_FLIGHT),
+                    false => self.budget.spend_unproven(Budget::FIRST_FLIGHT),
+                }
                 self.fwd.counters.handshakes += 1;
                 self.adopt_server(handle, connection, socket, remote, ticket);
                 self.drive(now, handle.0);
@@ -298,6 +314,28 @@ impl Drop for Endpoint {
             self.admission.left();
         }
     }
+}
+
+/// Whether a datagram asks for something and proves nothing: the first packet of a handshake without a
+/// token, or one of another version of QUIC. Anybody can make as many as they like, under any address, so under load an adapter
+/// lets them wait apart from what strangers send otherwise, and hands them over while
+/// [`Endpoint::takes_unproven`]. A token is taken for one, whatever is in it (RFC 9000 §17.2.2).
+#[must_use]
+pub fn is_unproven(datagram: &[u8]) -> bool {
+    let Some((&[first, a, b, c, d], rest)) = datagram.split_first_chunk() else {
+        return false;
+    };
+    if first & 0x80 == 0 {
+        return false;
+    }
+    if [a, b, c, d] != [0, 0, 0, 1] {
+        return true;
+    }
+    // A long header of version 1: two connection IDs with their lengths, and of an Initial the token's length.
+    let after_id = |from: usize| Some(from + 1 + usize::from(*rest.get(from)?));
+    let token = after_id(0).and_then(after_id).and_then(|at| rest.get(at..));
+    let length = token.and_then(VarInt::decode);
+    first & 0x30 == 0 && length.is_none_or(|(length, _)| length.into_inner() == 0)
 }
 
 /// Who pays for a handshake: IPv4 /24, IPv6 /56.

@@ -273,7 +273,8 @@ pub struct Limits {
     /// Handshakes begun per turn at most; the rest wait. Fewer where those that have tunnels need the
     /// time: everybody else waits for the end of the turn.
     pub handshakes_per_turn: usize,
-    /// From so many handshakes at once on, an unproven source address gets a Retry.
+    /// From so many handshakes at once on, an unproven source address gets a Retry; from a sixteenth of them on
+    /// while tunnels have work to do.
     pub retry_threshold: usize,
     /// Handshakes at once per source prefix (IPv4 /24, IPv6 /56).
     pub handshakes_per_source: usize,

@@ -75,6 +75,7 @@ use quinn_proto::DatagramEvent;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+pub use admit::is_unproven;
 pub use cipher::Cipher;
 pub use command::{Command, CommandError, ConnectError, Target};
 pub use config::{
@@ -341,6 +342,7 @@ impl Endpoint {
                     self.on_incoming(now, meta.socket, incoming, length)
                 }
                 Some(DatagramEvent::Response(transmit)) => {
+                    self.budget.spend_unproven(Budget::STATELESS);
                     let bytes = std::mem::take(&mut self.scratch);
                     self.respond(meta.socket, transmit, bytes);
                 }

@@ -8,6 +8,7 @@
 //! | what is shared | how |
 //! |---|---|
 //! | time for handshakes | a quarter of what tunnels take, and all that they leave ([`Budget`]) |
+//! | of it, for first packets that prove nothing | a twentieth of what tunnels take, and all that they leave |
 //! | sending | deficit round robin over connections ([`QUANTUM`]), which pay for what devices bring them as well; a stranger, or a stateless answer, after each turn of theirs |
 //! | room in the queues | `Forwarding::make_room`: each tunnel may hold what all leave free |
 
@@ -40,18 +41,25 @@ const IDLE: u64 = 50_000;
 /// How much time handshakes may take, in nanoseconds by rough figures: what matters is the proportion.
 ///
 /// Work on tunnels earns a quarter of itself, so that a storm takes a fifth of a busy server; a turn
-/// almost without work gives all there is.
+/// almost without work gives all there is. What anybody can send under any address, and as much of it as
+/// they like, gets a twentieth, so that a flood is hardly noticed; whoever has proven an address, or is
+/// in the middle of a handshake, does not share in that.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: i64,
+    /// Of that, for first packets that prove nothing.
+    unproven: i64,
     work: u64,
+    busy: bool,
 }
 
 impl Default for Budget {
     fn default() -> Self {
         Self {
             left: MOST,
+            unproven: MOST,
             work: 0,
+            busy: false,
         }
     }
 }
@@ -61,26 +69,45 @@ impl Budget {
     pub(super) const FIRST_FLIGHT: i64 = 500_000;
     /// One that costs the verification of a certificate.
     pub(super) const LAST_FLIGHT: i64 = 300_000;
-    /// An answer without a connection.
-    pub(super) const ANSWER: i64 = 20_000;
+    /// An answer without a connection to a first packet, which has to be decrypted.
+    pub(super) const ANSWER: i64 = 12_000;
+    /// Any other answer without a connection.
+    pub(super) const STATELESS: i64 = 5_000;
 
     pub(super) fn allows(&self) -> bool {
         self.left > 0
+    }
+
+    fn allows_unproven(&self) -> bool {
+        self.allows() && self.unproven > 0
+    }
+
+    /// Whether tunnels had work in the last turn.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
     }
 
     pub(super) fn spend(&mut self, nanos: i64) {
         self.left = self.left.saturating_sub(nanos);
     }
 
+    /// For a source that has proven nothing.
+    pub(super) fn spend_unproven(&mut self, nanos: i64) {
+        self.spend(nanos);
+        self.unproven = self.unproven.saturating_sub(nanos);
+    }
+
     /// A turn has ended; `work` is all that was ever done for tunnels.
     fn turn(&mut self, work: u64) {
         let done = work.saturating_sub(std::mem::replace(&mut self.work, work));
-        self.left = if done < IDLE {
-            MOST
-        } else {
-            let earned = i64::try_from(done / 4).unwrap_or(MOST);
-            self.left.saturating_add(earned).min(MOST)
+        self.busy = done >= IDLE;
+        let done = i64::try_from(done).unwrap_or(MOST);
+        let more = |left: i64, earned| match self.busy {
+            true => left.saturating_add(earned).min(MOST),
+            false => MOST,
         };
+        self.left = more(self.left, done / 4);
+        self.unproven = more(self.unproven, done / 20);
     }
 }
 
@@ -156,6 +183,13 @@ impl Endpoint {
     #[must_use]
     pub fn takes_strangers(&self) -> bool {
         self.budget.allows()
+    }
+
+    /// Whether there is time for a datagram that [`is_unproven`](super::is_unproven) as well: the answer to it
+    /// is worth less to everybody than what [`Endpoint::takes_strangers`] is about.
+    #[must_use]
+    pub fn takes_unproven(&self) -> bool {
+        self.budget.allows_unproven()
     }
 
     /// A new turn begins.

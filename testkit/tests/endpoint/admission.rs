@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime};
 
 use masque_core::endpoint::{
-    CloseReason, Command, DropReason, Endpoint, Entropy, RecvMeta, SocketId, Usage,
+    CloseReason, Command, DropReason, Endpoint, Entropy, RecvMeta, SocketId, Usage, is_unproven,
 };
 use masque_testkit::scenario::{Options, Star, client_config, server_address, star};
 use masque_testkit::world::{Input, WALL};
@@ -248,4 +248,76 @@ fn those_that_wait_are_refused_at_shutdown_and_later_ones_at_once() {
     );
     run(&mut star, 40_000);
     assert_eq!(usage(&star, server), Usage::default());
+}
+
+/// While tunnels have work, a sixteenth of the threshold is enough for a Retry; and who follows it up gets in.
+#[test]
+fn while_tunnels_have_work_fewer_forged_sources_are_enough_for_a_retry() {
+    let mut options = quiet();
+    options.limits.retry_threshold = 64;
+    for (packets, handshakes) in [(0, 60), (200, 4)] {
+        let mut star = idle(&options);
+        let server = star.server;
+        let before = counters(&star, server).clone();
+        let first: Vec<_> = (0..60)
+            .map(|nth| first_packet(&star, &options, nth))
+            .collect();
+        star.world.act(server, |endpoint, now| {
+            // What they are does not matter: they take time.
+            for _ in 0..packets {
+                let meta = RecvMeta {
+                    socket: SocketId(0),
+                    remote: far_apart(200),
+                    local_ip: None,
+                    ecn: None,
+                    stride: 20,
+                };
+                endpoint.handle_udp(now, meta, (&[0x40; 20])[..].into());
+            }
+            let _ = endpoint.poll_timeout();
+            for (nth, packet) in first.iter().enumerate() {
+                let meta = RecvMeta {
+                    socket: SocketId(0),
+                    remote: far_apart(nth as u8),
+                    local_ip: None,
+                    ecn: None,
+                    stride: packet.len(),
+                };
+                endpoint.handle_udp(now, meta, packet[..].into());
+            }
+        });
+        run(&mut star, 10);
+        let after = counters(&star, server).clone();
+        assert_eq!(after.handshakes - before.handshakes, handshakes);
+        assert_eq!(after.retries - before.retries, 60 - handshakes);
+        honest_client_gets_in(&mut star);
+    }
+}
+
+/// RFC 9000 §17.2.2: an Initial has a token, of whatever length.
+#[test]
+fn first_packets_without_a_token_prove_nothing() {
+    let options = quiet();
+    let star = star(&options).expect("valid");
+    let packet = first_packet(&star, &options, 1);
+    assert!(is_unproven(&packet));
+    let ids = 6 + usize::from(packet[5]);
+    let at = ids + 1 + usize::from(packet[ids]);
+    assert_eq!(packet[at], 0, "the length of its token");
+    let mut with_token = packet.clone();
+    with_token.splice(at..=at, [2, 7, 7]);
+    assert!(!is_unproven(&with_token));
+    let mut other_version = with_token.clone();
+    other_version[4] = 9;
+    assert!(is_unproven(&other_version), "answered with a version");
+    let mut handshake = packet.clone();
+    handshake[0] |= 0x20;
+    assert!(!is_unproven(&handshake), "goes on");
+    let mut short = packet.clone();
+    short[0] &= 0x7f;
+    assert!(!is_unproven(&short));
+    // Cut anywhere.
+    for length in 0..at + 4 {
+        let _ = is_unproven(&with_token[..length]);
+    }
 }

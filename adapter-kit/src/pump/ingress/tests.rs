@@ -113,16 +113,70 @@ fn strangers_wait_by_network_bounded_and_leave_one_datagram_at_a_time() {
     }
     let (meta, data) = batch(source(9), 2, 1200);
     ingress.push_stranger(meta, data);
-    let waiting: usize = ingress.strangers.values().map(|queue| queue.cost).sum();
+    let waiting: usize = ingress
+        .strangers
+        .queues
+        .values()
+        .map(|queue| queue.cost)
+        .sum();
     assert!(waiting <= 2 * (BUCKET + cost(1200, 6000)), "{waiting}");
     assert!(ingress.take_dropped() > 4000);
-    let first: Vec<_> = (0..4).filter_map(|_| ingress.pop_stranger()).collect();
+    let first: Vec<_> = (0..4).filter_map(|_| ingress.pop_stranger(true)).collect();
     assert!(first.iter().all(|(_, data)| data.len() == 1200));
     let of_the_other = first.iter().filter(|(meta, _)| meta.remote == source(9));
     assert!(
         of_the_other.count() >= 1,
         "a network has its turn however many another sends"
     );
-    while ingress.pop_stranger().is_some() {}
+    while ingress.pop_stranger(true).is_some() {}
     assert!(ingress.is_empty());
+}
+
+/// A long header of version 1 with a token of that length: an Initial.
+fn initial(token: u8) -> BytesMut {
+    let mut data = vec![0xc0, 0, 0, 0, 1, 2, 0, 0, 0, token];
+    data.resize(1200, 0);
+    data[..].into()
+}
+
+fn from(remote: SocketAddr) -> RecvMeta {
+    batch(remote, 1, 1200).0
+}
+
+#[test]
+fn whoever_has_a_token_is_not_behind_a_flood_of_those_without() {
+    let mut ingress = Ingress::default();
+    for nth in 0..10_000u32 {
+        let remote = SocketAddr::from((nth.wrapping_mul(0x9e37_79b1).to_be_bytes(), 1000));
+        ingress.push_stranger(from(remote), initial(0));
+    }
+    let waiting: usize = ingress.unproven.queues.values().map(|it| it.cost).sum();
+    assert!(waiting <= BUCKETS as usize * (BUCKET + 2200), "{waiting}");
+    let _ = ingress.pop_stranger(true);
+    for nth in 1..4 {
+        ingress.push_stranger(from(source(nth)), initial(16));
+    }
+    let proving = |batch: &Batch| batch.1[9] > 0;
+    let next: Vec<_> = (0..6).filter_map(|_| ingress.pop_stranger(true)).collect();
+    assert_eq!(next.iter().filter(|batch| proving(batch)).count(), 3);
+    // Nor do those with tokens keep the others waiting.
+    assert_eq!(next.iter().filter(|batch| !proving(batch)).count(), 3);
+    ingress.push_stranger(from(source(4)), initial(16));
+    let last: Vec<_> = std::iter::from_fn(|| ingress.pop_stranger(false)).collect();
+    assert_eq!(last.len(), 1, "no others while there is no time for them");
+    assert!(proving(&last[0]) && !ingress.is_empty());
+}
+
+#[test]
+fn of_a_network_that_proves_nothing_the_newest_comes_first_and_the_oldest_is_lost() {
+    let mut ingress = Ingress::default();
+    for port in 1000..1100 {
+        ingress.push_stranger(from(SocketAddr::from(([192, 0, 2, 1], port))), initial(0));
+    }
+    let popped = std::iter::from_fn(|| ingress.pop_stranger(true));
+    let ports: Vec<_> = popped.map(|(meta, _)| meta.remote.port()).collect();
+    let newest: Vec<_> = (1000..1100).rev().take(ports.len()).collect();
+    assert_eq!(ports, newest);
+    assert_eq!(ingress.take_dropped() as usize, 100 - ports.len());
+    assert!(!ports.is_empty() && ports.len() < 100);
 }
