@@ -26,6 +26,18 @@ fn first_packet(star: &Star, options: &Options, seed: u8) -> Vec<u8> {
     packet
 }
 
+/// A datagram that has come, handed over at once.
+fn hand_over(endpoint: &mut Endpoint, now: Instant, from: SocketAddr, packet: &[u8]) {
+    let meta = RecvMeta {
+        socket: SocketId(0),
+        remote: from,
+        local_ip: None,
+        ecn: None,
+        stride: packet.len(),
+    };
+    endpoint.handle_udp(now, meta, packet.into());
+}
+
 fn arrives(star: &mut Star, from: SocketAddr, data: Vec<u8>) {
     let (to, ecn) = (server_address(), None);
     star.world.schedule_in(
@@ -152,14 +164,7 @@ fn in_one_turn(star: &mut Star, options: &Options, packets: u8) {
         .collect();
     let handed = star.world.act(star.server, |endpoint, now| {
         for (nth, packet) in packets.iter().enumerate() {
-            let meta = RecvMeta {
-                socket: SocketId(0),
-                remote: far_apart(nth as u8),
-                local_ip: None,
-                ecn: None,
-                stride: packet.len(),
-            };
-            endpoint.handle_udp(now, meta, packet[..].into());
+            hand_over(endpoint, now, far_apart(nth as u8), packet);
         }
         endpoint.usage()
     });
@@ -212,16 +217,7 @@ fn those_that_wait_are_refused_at_shutdown_and_later_ones_at_once() {
         .collect();
     star.world.act(server, |endpoint, now| {
         for (nth, packet) in packets.iter().enumerate() {
-            let (remote, stride) = (far_apart(nth as u8), packet.len());
-            let socket = SocketId(0);
-            let meta = RecvMeta {
-                socket,
-                remote,
-                local_ip: None,
-                ecn: None,
-                stride,
-            };
-            endpoint.handle_udp(now, meta, packet[..].into());
+            hand_over(endpoint, now, far_apart(nth as u8), packet);
         }
         assert_eq!(endpoint.usage().waiting_handshakes, 8);
         let grace = Duration::from_secs(1);
@@ -265,25 +261,11 @@ fn while_tunnels_have_work_fewer_forged_sources_are_enough_for_a_retry() {
         star.world.act(server, |endpoint, now| {
             // What they are does not matter: they take time.
             for _ in 0..packets {
-                let meta = RecvMeta {
-                    socket: SocketId(0),
-                    remote: far_apart(200),
-                    local_ip: None,
-                    ecn: None,
-                    stride: 20,
-                };
-                endpoint.handle_udp(now, meta, (&[0x40; 20])[..].into());
+                hand_over(endpoint, now, far_apart(200), &[0x40; 20]);
             }
             let _ = endpoint.poll_timeout();
             for (nth, packet) in first.iter().enumerate() {
-                let meta = RecvMeta {
-                    socket: SocketId(0),
-                    remote: far_apart(nth as u8),
-                    local_ip: None,
-                    ecn: None,
-                    stride: packet.len(),
-                };
-                endpoint.handle_udp(now, meta, packet[..].into());
+                hand_over(endpoint, now, far_apart(nth as u8), packet);
             }
         });
         run(&mut star, 10);
