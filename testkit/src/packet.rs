@@ -1,10 +1,12 @@
-//! Inner IP packets: UDP and ICMP echo over IPv4 and IPv6, without masque-core's own code, so that the
+//! Inner IP packets: UDP, TCP segments and ICMP echo over IPv4 and IPv6, without masque-core's own code, so that the
 //! two check each other.
 
 use std::net::{IpAddr, SocketAddr};
 
 /// ICMP for IPv4.
 pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
 /// UDP.
 pub const UDP: u8 = 17;
 /// ICMP for IPv6.
@@ -39,7 +41,7 @@ impl<'a> Packet<'a> {
         };
         let checked = match packet.protocol {
             ICMP => checksum(0, packet.payload) == 0,
-            UDP | ICMP6 => {
+            TCP | UDP | ICMP6 => {
                 let sum = pseudo_header(&packet);
                 checksum(sum, packet.payload) == 0
             }
@@ -157,6 +159,53 @@ pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u
     };
     segment[6..8].copy_from_slice(&sum.to_be_bytes());
     ip(source.ip(), destination.ip(), UDP, &segment)
+}
+
+/// What a TCP header says beside ports and checksum (RFC 9293 §3.1); the rest is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpHeader<'a> {
+    /// The number of the first byte of payload.
+    pub sequence: u32,
+    /// CWR to FIN.
+    pub flags: u8,
+    /// Up to 40 bytes, a multiple of four.
+    pub options: &'a [u8],
+}
+
+/// A TCP segment; longer than a path takes, one that a device cuts.
+///
+/// # Panics
+/// As [`ip`], and if the options do not fit.
+#[must_use]
+pub fn tcp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    header: &TcpHeader<'_>,
+    payload: &[u8],
+) -> Vec<u8> {
+    let length = 20 + header.options.len();
+    assert!(length <= 60 && length.is_multiple_of(4), "{length} bytes");
+    let words = u8::try_from(length / 4).expect("15 at most");
+    let mut segment = Vec::with_capacity(length + payload.len());
+    segment.extend_from_slice(&source.port().to_be_bytes());
+    segment.extend_from_slice(&destination.port().to_be_bytes());
+    segment.extend_from_slice(&header.sequence.to_be_bytes());
+    // Acknowledgment, then window, checksum and urgent pointer.
+    segment.extend_from_slice(&[0; 4]);
+    segment.extend_from_slice(&[words << 4, header.flags]);
+    segment.extend_from_slice(&[0; 6]);
+    segment.extend_from_slice(header.options);
+    segment.extend_from_slice(payload);
+    let packet = Packet {
+        source: source.ip(),
+        destination: destination.ip(),
+        protocol: TCP,
+        hop_limit: 64,
+        payload: &segment,
+    };
+    let sum = checksum(pseudo_header(&packet), &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip(source.ip(), destination.ip(), TCP, &segment)
 }
 
 /// What an ICMP echo says.
@@ -344,6 +393,27 @@ mod tests {
             prop_assert_eq!((packet.source, packet.destination), (destination, source));
             prop_assert_eq!(echo_of(&packet), Some(Echo { request: false, ..echo }));
             prop_assert_eq!(reply_to(&answer), None);
+        }
+
+        #[test]
+        fn a_flipped_bit_of_tcp_is_seen(
+            v6: bool, sequence: u32, flags: u8, words in 0..=10usize, at: proptest::sample::Index,
+            bit in 0..8u32, data in proptest::collection::vec(any::<u8>(), 0..64)
+        ) {
+            let (source, destination) = pair(v6);
+            let options = &[1; 40][..4 * words];
+            let said = TcpHeader { sequence, flags, options };
+            let (from, to) = (SocketAddr::new(source, 4000), SocketAddr::new(destination, 80));
+            let mut bytes = tcp(from, to, &said, &data);
+            let packet = Packet::parse(&bytes).expect("well-formed");
+            let header = bytes.len() - packet.payload.len();
+            prop_assert_eq!(packet.protocol, TCP);
+            prop_assert_eq!(packet.payload[12] >> 4, 5 + u8::try_from(words).expect("ten"));
+            prop_assert!(packet.payload.ends_with(&data));
+            prop_assert_eq!(packet.payload.len(), 20 + options.len() + data.len());
+            let at = header + at.index(bytes.len() - header);
+            bytes[at] ^= 1 << bit;
+            prop_assert_eq!(Packet::parse(&bytes), None);
         }
 
         #[test]

@@ -87,6 +87,8 @@ pub struct Options {
     pub sharding: Sharding,
     /// Whether host names are told of to be resolved.
     pub resolve_names: bool,
+    /// Whether the devices take super-packets, of TCP and UDP.
+    pub offload: bool,
     /// Changes the server's part of its configuration.
     pub change_server: fn(&mut ServerConfig),
     /// Whether trace lines are kept.
@@ -125,6 +127,7 @@ impl Default for Options {
             limits: Limits::default(),
             sharding: Sharding::default(),
             resolve_names: false,
+            offload: false,
             change_server: |_| {},
             trace: false,
         }
@@ -304,8 +307,8 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
         shard: None,
         ports: vec![PortConfig {
             id: PortId(0),
-            tcp_offload: false,
-            udp_offload: false,
+            tcp_offload: options.offload,
+            udp_offload: options.offload,
             addresses: Vec::new(),
             mtu: 1500,
         }],

@@ -1,5 +1,6 @@
 //! What is counted is what happened.
 
+use std::net::{IpAddr, SocketAddr};
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use masque_core::wire::offload::VnetHdr;
 use masque_testkit::hostile::report::Verdict;
 use masque_testkit::hostile::script::{Scripts, Subject};
 use masque_testkit::hostile::world::{Hostile, hostile_address, run_all};
+use masque_testkit::packet::{self, TcpHeader};
 use masque_testkit::scenario::{Options, Star, star};
 use masque_testkit::world::{NodeId, World};
 use proptest::prelude::*;
@@ -37,6 +39,47 @@ fn info(star: &Star, node: NodeId) -> TunnelInfo {
     let endpoint = star.world.node(node).endpoint().expect("running");
     let tunnel = tunnel(star, node).expect("up");
     endpoint.tunnel(tunnel).expect("listed")
+}
+
+/// TCP's ACK.
+const ACK: u8 = 0x10;
+
+/// What a device with offload gives: a segment to be cut, each part with `size` bytes of payload.
+fn super_packet(
+    from: IpAddr,
+    to: IpAddr,
+    said: &TcpHeader<'_>,
+    size: usize,
+    payload: &[u8],
+) -> (VnetHdr, Vec<u8>) {
+    let (from, to) = (SocketAddr::new(from, 4000), SocketAddr::new(to, 80));
+    let network = if from.is_ipv4() { 20 } else { 40 };
+    let header = VnetHdr {
+        flags: VnetHdr::NEEDS_CSUM,
+        gso_type: match from.is_ipv4() {
+            true => VnetHdr::GSO_TCPV4,
+            false => VnetHdr::GSO_TCPV6,
+        },
+        gso_size: u16::try_from(size).expect("a segment"),
+        csum_start: network,
+        csum_offset: 16,
+        ..VnetHdr::default()
+    };
+    (header, packet::tcp(from, to, said, payload))
+}
+
+/// Hands over what a device gives.
+fn hand(star: &mut Star, node: NodeId, header: VnetHdr, packet: &[u8]) -> Accepted {
+    let taken = star.world.act(node, |endpoint, now| {
+        endpoint.handle_tun(now, PortId(0), header, packet)
+    });
+    taken.expect("running")
+}
+
+/// Bytes of the headers of a packet of TCP.
+fn headers(packet: &[u8]) -> usize {
+    let network = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    network + usize::from(packet[network + 12] >> 4) * 4
 }
 
 proptest! {
@@ -68,6 +111,67 @@ proptest! {
             prop_assert_eq!(counters(&star, to).packets_out, sent);
             prop_assert_eq!(received(&mut star, to).len() as u64, sent);
         }
+    }
+
+    /// Segments that the far end makes super-packets of again are counted one by one.
+    #[test]
+    fn super_packets_of_tcp_are_counted_by_the_segment_at_both_ends(
+        batches in proptest::collection::vec(
+            (any::<bool>(), any::<bool>(), 0..=10usize, 20..300usize, 4..40usize, any::<proptest::sample::Index>()), 1..10
+        )
+    ) {
+        let mut star = up(&Options { offload: true, ..quiet() });
+        let (client, server) = (star.client(), star.server);
+        let (mut sent, mut bytes) = ([0, 0], [0, 0]);
+        let mut next = 0u32;
+        for (up, v4, words, size, segments, last) in batches {
+            let (host, guest) = (inner(v4), address(&star, client, v4));
+            let (from, to) = if up { (guest, host) } else { (host, guest) };
+            let (here, there) = if up { (client, server) } else { (server, client) };
+            let payload: Vec<_> = (0..size * (segments - 1) + 1 + last.index(size)).map(|it| it as u8).collect();
+            let said = TcpHeader { sequence: next, flags: ACK, options: &[1; 40][..4 * words] };
+            let (header, packet) = super_packet(from, to, &said, size, &payload);
+            next = next.wrapping_add(u32::try_from(payload.len()).expect("short"));
+            let all = Accepted { queued: segments as u32, dropped: 0 };
+            prop_assert_eq!(hand(&mut star, here, header, &packet), all);
+            sent[usize::from(up)] += segments as u64;
+            bytes[usize::from(up)] += (headers(&packet) * segments + payload.len()) as u64;
+            run(&mut star, 200);
+            let frames = received(&mut star, there);
+            prop_assert!(frames.len() < segments, "{} of {}", frames.len(), segments);
+            let arrived: Vec<_> = frames.iter().flat_map(|it| it[headers(it)..].to_vec()).collect();
+            prop_assert_eq!(arrived, payload);
+        }
+        for (from, to, sent, bytes) in [(server, client, sent[0], bytes[0]), (client, server, sent[1], bytes[1])] {
+            let (there, here) = (info(&star, from), info(&star, to));
+            prop_assert_eq!((there.sent_packets, there.sent_bytes), (sent, bytes));
+            prop_assert_eq!((here.received_packets, here.received_bytes), (sent, bytes));
+            prop_assert_eq!(counters(&star, from).packets_in, sent);
+            prop_assert_eq!(counters(&star, to).packets_out, sent);
+        }
+    }
+
+    /// With whatever options, segments of the tunnel MTU go and one byte more is refused.
+    #[test]
+    fn super_packets_of_tcp_that_are_too_large_are_counted_by_the_segment(
+        v4: bool, words in 0..=10usize, segments in 1..40usize, more in 0..2usize, short in any::<proptest::sample::Index>()
+    ) {
+        let mut star = up(&quiet());
+        let client = star.client();
+        let from = address(&star, client, v4);
+        let said = TcpHeader { flags: ACK, options: &[1; 40][..4 * words], ..TcpHeader::default() };
+        let around = if v4 { 40 } else { 60 } + 4 * words;
+        let size = info(&star, client).mtu as usize - around + more;
+        // The first is whole.
+        let last = if segments == 1 { size } else { 1 + short.index(size) };
+        let payload = vec![0x5a; size * (segments - 1) + last];
+        let (header, packet) = super_packet(from, inner(v4), &said, size, &payload);
+        let before = dropped(&star, client, DropReason::TooBig);
+        let taken = hand(&mut star, client, header, &packet);
+        let count = segments as u32;
+        let (queued, refused) = if more == 0 { (count, 0) } else { (0, count) };
+        prop_assert_eq!(taken, Accepted { queued, dropped: refused });
+        prop_assert_eq!(dropped(&star, client, DropReason::TooBig) - before, u64::from(refused));
     }
 
     /// To a peer without DATAGRAM frames (RFC 9297 §3.5).
