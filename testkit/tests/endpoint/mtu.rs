@@ -1,8 +1,9 @@
 //! The tunnel MTU follows the path.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use masque_core::endpoint::{DropReason, Event, TransportProfile};
+use masque_core::endpoint::{Command, DropReason, Event, TransportProfile};
 use masque_testkit::scenario::Options;
 use masque_testkit::world::{Input, LinkConfig, NodeId, PingPlan};
 
@@ -203,4 +204,58 @@ fn what_is_queued_when_a_path_shrinks_is_fragmented_or_told() {
         assert_eq!(payload, whole[20..]);
     }
     assert_eq!(usage(&star, server).queued_bytes, 0);
+}
+
+/// A client has gone to a narrower network. Whoever sends it IPv6 is told the MTU of a tunnel of 1,280 bytes, and
+/// that there is no way through a narrower one (RFC 9484 §7.2).
+#[test]
+fn what_waited_for_a_wider_path_is_told_1280_bytes_or_that_there_is_no_way() {
+    // The first probe is for 1,320 bytes: with those of IPv4 and UDP 1,348.
+    for (mtu, expected, drops) in [(1348, (2, 0, 1280), [1, 0]), (1347, (1, 0, 0), [0, 1])] {
+        let mut options = quiet();
+        options.transport = options.transport.fitted(1280);
+        options.link.delay = Duration::from_millis(25);
+        let mut star = up(&options);
+        run(&mut star, 5_000);
+        let (client, server) = (star.client(), star.server);
+        assert_eq!(told_mtus(&star, server).last(), Some(&1400));
+        let own = address(&star, client, false);
+        let before = tunnel(&star, server);
+        let other = SocketAddr::from(([192, 0, 2, 200], 50_001));
+        let socket = star.world.node_mut(client).add_socket(other);
+        let narrow = LinkConfig {
+            mtu,
+            ..options.link
+        };
+        path(&mut star, narrow);
+        let conn = tunnel(&star, client).expect("up").conn;
+        let hand_over = Command::HandOver {
+            conn,
+            socket,
+            remote: None,
+            lost: true,
+        };
+        command(&mut star, client, hand_over);
+        for _ in 0..1000 {
+            if counters(&star, server).handovers > 0 {
+                break;
+            }
+            run(&mut star, 1);
+        }
+        assert_ne!(tunnel(&star, server), before, "handed over");
+        send_later(&mut star, server, datagram(inner(false), own, 1300));
+        run(&mut star, 10);
+        assert_eq!(usage(&star, server).queued_bytes, 1350, "it waits");
+        run(&mut star, 10_000);
+        let answers = received(&mut star, server);
+        let answers = answers.iter().filter_map(|it| icmp_error(it));
+        let answers: Vec<_> = answers.map(|it| (it.0, it.1, it.2)).collect();
+        assert_eq!(answers, [expected], "{mtu}");
+        let reasons = [DropReason::TooBig, DropReason::NoIpv6];
+        assert_eq!(reasons.map(|it| dropped(&star, server, it)), drops, "{mtu}");
+        let handle = tunnel(&star, server).expect("up");
+        let endpoint = star.world.node(server).endpoint().expect("running");
+        let carries = endpoint.tunnel(handle).expect("listed").mtu;
+        assert_eq!(carries, u32::try_from(mtu).expect("small") - 68);
+    }
 }
