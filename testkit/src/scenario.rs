@@ -65,6 +65,8 @@ pub struct Options {
     pub link: LinkConfig,
     /// QUIC, on both sides.
     pub transport: TransportProfile,
+    /// The MTU of every device, in bytes.
+    pub device_mtu: u32,
     /// What clients send to hosts behind the server.
     pub client_plan: Option<PingPlan>,
     /// What hosts behind the server send to clients.
@@ -113,6 +115,7 @@ impl Default for Options {
             connects: Vec::new(),
             link: LinkConfig::default(),
             transport: TransportProfile::default(),
+            device_mtu: 1500,
             client_plan: Some(PingPlan {
                 then_shut_down: Some(Duration::from_millis(500)),
                 ..plan.clone()
@@ -310,7 +313,7 @@ fn config(options: &Options, server: Option<ServerConfig>) -> Config {
             tcp_offload: options.offload,
             udp_offload: options.offload,
             addresses: Vec::new(),
-            mtu: 1500,
+            mtu: options.device_mtu,
         }],
     }
 }

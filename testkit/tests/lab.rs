@@ -95,20 +95,7 @@ fn a_run_draws_itself() {
 
 #[test]
 fn a_qlog_is_a_text_sequence_with_packets_frames_and_capsules() {
-    let directory = tempfile::tempdir().expect("a directory");
-    done(
-        directory.path(),
-        &["run", "--qlog", "q.sqlog", "--of", "client-0"],
-    );
-    let text = fs::read_to_string(directory.path().join("q.sqlog")).expect("a log");
-    let records: Vec<serde_json::Value> = text
-        .split('\u{1e}')
-        .skip(1)
-        .map(|record| {
-            assert!(record.ends_with('\n'));
-            serde_json::from_str(record).expect("JSON")
-        })
-        .collect();
+    let (_, records) = qlog("client-0", 1);
     assert_eq!(
         records[0]["file_schema"],
         "urn:ietf:params:qlog:file:sequential"
@@ -147,23 +134,17 @@ fn a_qlog_is_a_text_sequence_with_packets_frames_and_capsules() {
 }
 
 /// The records of a qlog: the first, and the events.
-fn qlog(of: &str, clients: &str) -> (String, Vec<serde_json::Value>) {
+fn qlog(of: &str, clients: usize) -> (String, Vec<serde_json::Value>) {
     let directory = tempfile::tempdir().expect("a directory");
-    let arguments = [
-        "run",
-        "--qlog",
-        "q.qlog",
-        "--of",
-        of,
-        "--clients",
-        clients,
-        "--loss",
-        "3",
-    ];
+    let arguments = format!("run --qlog q.sqlog --of {of} --clients {clients} --loss 3");
+    let arguments: Vec<_> = arguments.split(' ').collect();
     done(directory.path(), &arguments);
-    let text = fs::read_to_string(directory.path().join("q.qlog")).expect("a log");
+    let text = fs::read_to_string(directory.path().join("q.sqlog")).expect("a log");
     let records = text.split('\u{1e}').skip(1);
-    let records = records.map(|record| serde_json::from_str(record).expect("JSON"));
+    let records = records.map(|record| {
+        assert!(record.ends_with('\n'));
+        serde_json::from_str(record).expect("JSON")
+    });
     let records = records.collect();
     (text, records)
 }
@@ -173,7 +154,7 @@ fn qlog(of: &str, clients: &str) -> (String, Vec<serde_json::Value>) {
 #[test]
 fn a_qlog_has_what_qvis_reads() {
     for (node, clients) in [("client-0", 1), ("server", 3)] {
-        let (text, records) = qlog(node, &clients.to_string());
+        let (text, records) = qlog(node, clients);
         let head = &text[..1024];
         assert!(head.contains("qlog_version") && head.contains("JSON-SEQ"));
         let (first, events) = records.split_first().expect("records");

@@ -58,7 +58,7 @@ pub fn of_first_packet(answer: Answer) -> Result<Duration, PipelineError> {
         let mut packet = Peer::first_packet(&keys, nth, now)?;
         if answer == Answer::Nothing {
             // Its tag is wrong.
-            packet.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+            packet.last_mut().into_iter().for_each(|byte| *byte ^= 1);
         }
         let meta = RecvMeta {
             socket: SocketId(0),
@@ -85,14 +85,14 @@ pub fn of_first_packet(answer: Answer) -> Result<Duration, PipelineError> {
         }
     }
     let counters = server.counters();
-    let (handshakes, retries, refused) = match answer {
-        Answer::Handshake => (true, false, false),
-        Answer::Retry => (false, true, false),
-        Answer::Refusal => (false, false, true),
-        Answer::Nothing => (false, false, false),
-    };
     let seen = (counters.handshakes, counters.retries, counters.refused);
-    if (seen.0 > 0, seen.1 > 0, seen.2 > 0) != (handshakes, retries, refused) {
+    let as_expected = match answer {
+        Answer::Handshake => matches!(seen, (1.., 0, 0)),
+        Answer::Retry => matches!(seen, (0, 1.., 0)),
+        Answer::Refusal => matches!(seen, (0, 0, 1..)),
+        Answer::Nothing => seen == (0, 0, 0),
+    };
+    if !as_expected {
         return Err(PipelineError::Stuck(format!("{answer:?}: {seen:?}")));
     }
     Ok(total / PACKETS)

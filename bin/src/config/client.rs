@@ -192,7 +192,7 @@ impl ClientFile {
     /// The first thing that is wrong.
     pub fn validate(mut self, source: &Source) -> Result<ClientSettings, Failure> {
         self.tun.validate(source)?;
-        let profile = self.transport.profile(source, *self.tun.mtu.get_ref())?;
+        let profile = self.transport.profile(source)?;
         let scope = self.scope(source)?;
         let reconnect = self.reconnect(source)?;
         let connect = self.connect(source)?;

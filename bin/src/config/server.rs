@@ -204,7 +204,7 @@ impl ServerFile {
     /// The first thing that is wrong.
     pub fn validate(mut self, source: &Source) -> Result<ServerSettings, Failure> {
         self.tun.validate(source)?;
-        let profile = self.transport.profile(source, *self.tun.mtu.get_ref())?;
+        let profile = self.transport.profile(source)?;
         if *self.nat.get_ref() && !self.firewall {
             return Err(source.fault(&self.nat, "nat = true needs firewall = true"));
         }

@@ -188,11 +188,11 @@ pub struct TransportSection {
 }
 
 impl TransportSection {
-    /// The profile for the core, where the device has that MTU.
+    /// The profile for the core.
     ///
     /// # Errors
     /// The first setting that is out of range or contradicts another.
-    pub fn profile(&self, source: &Source, device_mtu: u32) -> Result<TransportProfile, Failure> {
+    pub fn profile(&self, source: &Source) -> Result<TransportProfile, Failure> {
         let mut profile = TransportProfile {
             congestion: self.congestion(source)?,
             ..TransportProfile::default()
@@ -201,10 +201,7 @@ impl TransportSection {
         self.acknowledgements(source, &mut profile)?;
         self.sizes(source, &mut profile)?;
         self.silence(source, &mut profile)?;
-        Ok(match self.max_mtu {
-            Some(_) => profile,
-            None => profile.fitted(device_mtu),
-        })
+        Ok(profile)
     }
 
     fn congestion(&self, source: &Source) -> Result<CongestionControl, Failure> {
@@ -291,7 +288,7 @@ impl TransportSection {
                 ));
             }
             Some(mtu) => profile.max_mtu = *mtu.get_ref(),
-            None => profile.max_mtu = profile.max_mtu.max(profile.initial_mtu),
+            None => {}
         }
         if let Some(discover) = self.discover_mtu {
             profile.discover_mtu = discover;

@@ -105,7 +105,7 @@ fn the_transport_section_becomes_the_profile_of_the_core() {
     let section = |text: &str| {
         let source = source(text);
         let section: shared::TransportSection = source.parse().unwrap();
-        let profile = section.profile(&source, 1420).unwrap();
+        let profile = section.profile(&source).unwrap();
         (profile, section.ciphers(&source).unwrap())
     };
     let (profile, ciphers) = section(
@@ -121,9 +121,7 @@ fn the_transport_section_becomes_the_profile_of_the_core() {
         Some(5)
     );
     assert_eq!(ciphers, [Cipher::Chacha20Poly1305, Cipher::Aes256Gcm]);
-    // No larger than what the device's packets need, unless that is asked for.
-    assert_eq!(profile.max_mtu, 1460);
-    assert_eq!(section("max_mtu = 1472").0.max_mtu, 1472);
+    assert_eq!(section("max_mtu = 1460").0.max_mtu, 1460);
     for text in [
         "rate = '100Mbit/s'",
         "rate = '0.1 Gbit/s'",
@@ -228,7 +226,7 @@ fn ipv6_may_be_made_a_condition() {
     let minimum = |text: &str| {
         let source = source(text);
         let section: shared::TransportSection = source.parse().unwrap();
-        section.profile(&source, 1420).unwrap().ipv6_minimum
+        section.profile(&source).unwrap().ipv6_minimum
     };
     assert_eq!(minimum(""), Ipv6Minimum::Follow);
     assert_eq!(minimum("ipv6_minimum = 'follow'"), Ipv6Minimum::Follow);

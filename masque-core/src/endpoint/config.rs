@@ -184,8 +184,8 @@ pub struct TransportProfile {
     /// no more than 1,200 costs no round trip to find out.
     pub initial_mtu: u16,
     /// The largest UDP payload that path MTU discovery tries. The default is what IPv4 leaves of 1,500
-    /// bytes; over IPv6 the search ends 20 bytes below it, after the loss of a few probes. No more than the
-    /// devices inside need is better: [`Self::fitted`].
+    /// bytes; over IPv6 the search ends 20 bytes below it, after the loss of a few probes. Where the packets of
+    /// the widest [`PortConfig::mtu`] need less, no more than that is tried.
     pub max_mtu: u16,
     /// Whether path MTU discovery runs.
     pub discover_mtu: bool,
@@ -249,16 +249,18 @@ impl TransportProfile {
     /// The first probe for this much is as large as 1,280 bytes of IPv6 need.
     const LEAST_FITTED: u32 = 1440;
 
-    /// With a `max_mtu` no larger than what packets from a device of that MTU need.
+    /// With a `max_mtu` no larger than what packets of those devices need.
     ///
     /// On a path that takes more, an ACK fits beside a full-size packet, and such packets are now and then
     /// larger than all others; then quinn-proto takes ordinary losses of the others for a black hole, and
     /// flows inside go on with small packets (`docs/congestion.md`).
-    #[must_use]
-    pub fn fitted(mut self, device_mtu: u32) -> Self {
-        let needed = device_mtu.saturating_add(Self::AROUND_A_PACKET);
-        let needed = u16::try_from(needed.max(Self::LEAST_FITTED)).unwrap_or(u16::MAX);
-        self.max_mtu = self.max_mtu.min(needed).max(self.initial_mtu);
+    pub(super) fn fitted(mut self, ports: &[PortConfig]) -> Self {
+        if let Some(widest) = ports.iter().map(|port| port.mtu).max() {
+            let needed = widest.saturating_add(Self::AROUND_A_PACKET);
+            let needed = u16::try_from(needed.max(Self::LEAST_FITTED)).unwrap_or(u16::MAX);
+            self.max_mtu = self.max_mtu.min(needed);
+        }
+        self.max_mtu = self.max_mtu.max(self.initial_mtu);
         self
     }
 }

@@ -101,21 +101,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an Instant comes from nowhere else; only differences count"
-    )]
-    fn base() -> Instant {
-        Instant::now()
-    }
+    use crate::endpoint::moment::moment;
 
     proptest! {
         #[test]
         fn the_first_is_the_earliest_whatever_was_set_moved_and_removed(
             changes in prop::collection::vec((0..20_usize, prop::option::of(0..50_u64)), 0..200),
         ) {
-            let base = base();
+            let base = moment();
             let mut deadlines = Deadlines::default();
             let mut model = BTreeMap::new();
             for (at, due) in changes {

@@ -49,6 +49,8 @@ mod heirs;
 mod ipv6;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(test)]
+mod moment;
 mod names;
 mod owners;
 mod pool;
@@ -186,6 +188,7 @@ impl Endpoint {
     ) -> Result<Self, ConnectError> {
         let seat = Seat::new(&config)?;
         let entropy = seat.entropy(entropy);
+        let profile = config.transport.fitted(&config.ports);
         let mut limits = config.limits;
         limits.total_queue_bytes /= usize::from(seat.shared.shards().get());
         let clock = Arc::new(WallClock::new(now, wall));
@@ -200,11 +203,11 @@ impl Endpoint {
             let made = made.transpose().map_err(ConnectError::Profile)?;
             Ok::<_, ConnectError>(made.map(Arc::new))
         };
-        let server = server_config(&config.transport)?;
-        let wide_server = match config.transport.discover_mtu {
+        let server = server_config(&profile)?;
+        let wide_server = match profile.discover_mtu {
             true => server_config(&TransportProfile {
-                initial_mtu: config.transport.max_mtu.max(config.transport.initial_mtu),
-                ..config.transport.clone()
+                initial_mtu: profile.max_mtu,
+                ..profile.clone()
             })?,
             false => None,
         };
@@ -241,7 +244,7 @@ impl Endpoint {
             clock,
             client_ids: Arc::new(Mutex::new(entropy.fork("client cid"))),
             fwd: Forwarding::new(config.ports, policy, &limits, flow_key, now),
-            profile: config.transport,
+            profile,
             limits,
             session: Arc::new(session),
             server: config.server,

@@ -260,7 +260,7 @@ fn transport_config(
     config.mtu_discovery_config(profile.discover_mtu.then(|| {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery
-            .upper_bound(profile.max_mtu.max(profile.initial_mtu))
+            .upper_bound(profile.max_mtu)
             .minimum_change(8)
             // quinn-proto takes four separate losses found at once for a black hole, as the tail of any
             // full queue makes them: soon after such a verdict it is put to the test again.

@@ -3,7 +3,7 @@
 //!
 //! qvis reads qlog 0.3, where events have other categories and a few fields other names. It takes the
 //! category from a field of that name before it looks at the event's name: [`category`] puts it there.
-//! What else it needs is in `docs/lab/recordings.md`, and held by a test.
+//! What else it needs is in `docs/lab/qlog.md`, and held by a test.
 //!
 //! | event | from |
 //! |---|---|

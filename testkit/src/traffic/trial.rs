@@ -204,8 +204,9 @@ pub fn run(trial: &Trial) -> Result<Outcome, TlsError> {
         link: trial.profile.link,
         transport: TransportProfile {
             congestion,
-            ..TransportProfile::default().fitted(device_mtu)
+            ..TransportProfile::default()
         },
+        device_mtu,
         client_plan: None,
         server_plan: None,
         ..Options::default()

@@ -283,7 +283,7 @@ impl Trace {
         }
     }
 
-    /// How a connection sees its path now; kept while capturing, if it is news.
+    /// How a connection sees its path now; kept if it is news.
     pub(crate) fn path(
         &mut self,
         at: Duration,
@@ -292,7 +292,7 @@ impl Trace {
         seen: (Duration, u64),
     ) {
         let key = (node.to_owned(), connection);
-        if !self.capturing || self.noted.get(&key) == Some(&seen) {
+        if self.noted.get(&key) == Some(&seen) {
             return;
         }
         self.noted.insert(key, seen);

@@ -90,23 +90,33 @@ fn a_path_that_shrinks_is_noticed_told_and_gone_on_with_and_probed_again() {
 }
 
 #[test]
-fn a_profile_fitted_to_a_device_carries_its_packets_whole_and_tries_no_more() {
-    for device in [1400, 1420, 1432] {
-        let mut options = busy(1250);
-        options.transport = options.transport.fitted(device);
-        let mut star = up(&options);
+fn no_more_is_tried_than_carries_a_packet_of_the_device_whole() {
+    for device_mtu in [1400, 1420, 1432] {
+        let mut star = up(&Options {
+            device_mtu,
+            ..busy(1250)
+        });
         run(&mut star, 20_000);
         for node in [star.client(), star.server] {
-            assert_eq!(told_mtus(&star, node).last(), Some(&device));
+            assert_eq!(told_mtus(&star, node).last(), Some(&device_mtu));
         }
     }
-    let default = TransportProfile::default();
-    assert_eq!(default.clone().fitted(9000).max_mtu, default.max_mtu);
-    let large = TransportProfile {
-        initial_mtu: 1460,
-        ..default
-    };
-    assert_eq!(large.fitted(1280).max_mtu, 1460);
+}
+
+#[test]
+fn who_begins_with_more_than_the_device_needs_goes_on_with_it() {
+    for (initial_mtu, device_mtu, carries) in
+        [(1472, 1280, 1432), (1472, 9000, 1432), (1440, 1280, 1400)]
+    {
+        let mut options = Options {
+            device_mtu,
+            ..busy(1250)
+        };
+        options.transport.initial_mtu = initial_mtu;
+        let mut star = up(&options);
+        run(&mut star, 20_000);
+        assert_eq!(told_mtus(&star, star.client()).last(), Some(&carries));
+    }
 }
 
 #[test]

@@ -7,16 +7,9 @@ use quinn_proto::congestion::Controller;
 
 use super::filter::{Largest, Least};
 use super::tunnel::Tunnel;
+use crate::endpoint::moment::moment;
 
 const MTU: u64 = 1452;
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an Instant cannot be made otherwise; only differences to it matter"
-)]
-fn moment() -> Instant {
-    Instant::now()
-}
 
 /// A path with a queue, and a sender that always (or never quite) has something to send: what the
 /// controller sees of quinn-proto, and nothing else.

@@ -1,17 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::endpoint::moment::moment;
 
 const PREFIX: usize = 2;
 const QUANTUM: usize = 6 * 1024;
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an Instant comes from nowhere else; only differences count"
-)]
-fn origin() -> Instant {
-    Instant::now()
-}
 
 /// A datagram of `size` bytes that says which flow and which number it is.
 fn datagram(flow: u8, number: u32, size: usize, ecn: u8) -> Bytes {
@@ -73,7 +66,7 @@ fn overload(queue: &mut TunnelQueue, start: Instant, time: u64, offered: u32, ra
 
 #[test]
 fn a_queue_that_does_not_stand_loses_nothing() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     overload(&mut queue, start, 2_000, 3, 3);
     assert_eq!(queue.take_losses(), Losses::default());
@@ -81,7 +74,7 @@ fn a_queue_that_does_not_stand_loses_nothing() {
 
 #[test]
 fn a_burst_shorter_than_the_interval_loses_nothing() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(start, 1, (0..90).map(|number| datagram(1, number, 1400, 0)));
     let served = (0..95).filter_map(|at| queue.pop(start + ms(at), PREFIX, QUANTUM));
@@ -94,7 +87,7 @@ fn a_burst_shorter_than_the_interval_loses_nothing() {
 
 #[test]
 fn a_standing_queue_loses_packets_and_ever_more_of_them() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     overload(&mut queue, start, 1_000, 2, 1);
     let first = queue.take_losses().dropped;
@@ -106,7 +99,7 @@ fn a_standing_queue_loses_packets_and_ever_more_of_them() {
 #[test]
 fn a_path_that_loses_packets_itself_is_left_to_teach_its_flows() {
     let first_loss = |lost_per_thousand| {
-        let start = origin();
+        let start = moment();
         let mut queue = TunnelQueue::default();
         (1..).find(|at| {
             queue.expect(ms(100), lost_per_thousand);
@@ -126,7 +119,7 @@ fn a_path_that_loses_packets_itself_is_left_to_teach_its_flows() {
 
 #[test]
 fn a_flow_that_speaks_ecn_is_marked_instead() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(
         start,
@@ -145,7 +138,7 @@ fn a_flow_that_speaks_ecn_is_marked_instead() {
 
 #[test]
 fn a_sparse_flow_is_served_at_once_beside_a_standing_one() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(
         start,
@@ -164,7 +157,7 @@ fn a_sparse_flow_is_served_at_once_beside_a_standing_one() {
 
 #[test]
 fn two_standing_flows_share_alike() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(
         start,
@@ -187,7 +180,7 @@ fn two_standing_flows_share_alike() {
 
 #[test]
 fn room_is_made_by_the_fattest_flow() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(
         start,
@@ -209,7 +202,7 @@ fn room_is_made_by_the_fattest_flow() {
 
 #[test]
 fn an_idle_queue_holds_no_memory() {
-    let start = origin();
+    let start = moment();
     let mut queue = TunnelQueue::default();
     queue.push_each(
         start,
@@ -231,7 +224,7 @@ proptest! {
     fn nothing_is_lost_uncounted_or_reordered_within_a_flow(
         operations in prop::collection::vec((0u8..4, 0u8..5, 1usize..20, 0u64..30), 1..300),
     ) {
-        let start = origin();
+        let start = moment();
         let mut queue = TunnelQueue::default();
         let (mut now, mut pushed, mut popped, mut shed) = (start, 0u64, 0u64, 0u64);
         let mut next = [0u32; 5];
@@ -274,7 +267,7 @@ proptest! {
 
 #[test]
 fn a_flow_has_its_share_if_it_queues_as_much_as_others_do_on_the_average() {
-    let now = origin();
+    let now = moment();
     let mut queue = TunnelQueue::default();
     let packets = |count| std::iter::repeat_n(Bytes::from_static(&[0; 1000]), count);
     queue.push_each(now, 1, packets(30));
@@ -295,7 +288,7 @@ proptest! {
     fn after_a_gap_each_flow_keeps_its_newest_and_those_leave_first(
         pushes in prop::collection::vec((0..4_u8, 0..5_000_u64), 0..60),
     ) {
-        let start = origin();
+        let start = moment();
         let mut pushes = pushes;
         pushes.sort_by_key(|(_, at)| *at);
         let mut queue = TunnelQueue::default();
@@ -337,7 +330,7 @@ proptest! {
         there in prop::collection::vec((0..4_u8, 0..4_u32), 0..20),
         prefix in prop::collection::vec(any::<u8>(), PREFIX..=PREFIX),
     ) {
-        let now = origin();
+        let now = moment();
         // None in a train is one that is too large.
         let fill = |plan: &[(u8, u32)], from: u32, all: &mut Vec<(u8, u32, bool)>| {
             let mut queue = TunnelQueue::default();
@@ -387,7 +380,7 @@ proptest! {
 
 /// The flows that leave, in their order, while each of two has trains of 40 datagrams waiting.
 fn order(quantum: usize, pops: usize) -> Vec<u8> {
-    let now = origin();
+    let now = moment();
     let mut queue = TunnelQueue::default();
     for flow in [1, 2] {
         for train in 0..20 {
