@@ -514,6 +514,25 @@ fn a_client_without_datagrams_is_served_by_capsules() {
 }
 
 #[test]
+fn datagrams_wait_for_a_stream_that_our_settings_go_on() {
+    // 9297-2.1.1-03: a peer may allow none for a while.
+    let mut session = Session::new(Role::Server, server_config());
+    session.handle_quic(QuicInput::Connected {
+        peer_max_datagram_frame_size: Some(65535),
+    });
+    let role = Role::Server;
+    let mut alone = Alone { session, role };
+    alone.uni(0, SETTINGS);
+    alone.bidi(0, &tunnel_head("connect-ip"));
+    alone.command(Command::Accept { tunnel: T0 });
+    alone.outputs();
+    assert_eq!(alone.session.datagram_header(T0), None);
+    let stream = StreamId::nth(role, Direction::Unidirectional, 0);
+    alone.session.handle_quic(QuicInput::Opened { stream });
+    assert!(alone.session.datagram_header(T0).is_some());
+}
+
+#[test]
 fn nothing_is_read_while_the_owner_decides() {
     let mut alone = Alone::asked(Role::Server, server_config());
     assert!(!alone.session.wants_data(bidi(0)));

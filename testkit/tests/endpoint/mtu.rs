@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use masque_core::endpoint::{Command, DropReason, Event, TransportProfile};
+use masque_core::endpoint::{Command, DropReason, Event};
 use masque_testkit::scenario::Options;
 use masque_testkit::world::{Input, LinkConfig, NodeId, PingPlan};
 
@@ -223,7 +223,7 @@ fn what_waited_for_a_wider_path_is_told_1280_bytes_or_that_there_is_no_way() {
     // The first probe is for 1,320 bytes: with those of IPv4 and UDP 1,348.
     for (mtu, expected, drops) in [(1348, (2, 0, 1280), [1, 0]), (1347, (1, 0, 0), [0, 1])] {
         let mut options = quiet();
-        options.transport = options.transport.fitted(1280);
+        options.device_mtu = 1280;
         options.link.delay = Duration::from_millis(25);
         let mut star = up(&options);
         run(&mut star, 5_000);

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::slice;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -73,6 +74,28 @@ fn static_addresses_are_given_to_nobody_else() {
         [prefix("10.0.0.0/25")]
     );
     assert_eq!(book.lend(), Ok(vec![prefix("10.0.0.128/32")]));
+}
+
+#[test]
+fn a_lease_outside_of_what_the_pools_give_out_is_not_taken_up_again() {
+    for (text, kept) in [
+        ("10.0.0.2", true),
+        ("10.0.0.0", false),
+        ("10.0.0.7", false),
+        ("10.0.0.8", false),
+        // The same number as that of an IPv4 address in the pool.
+        ("::a00:2", false),
+    ] {
+        let lease = Lease {
+            identity: identity("a"),
+            addresses: vec![address(text)],
+            last_used: SystemTime::UNIX_EPOCH,
+        };
+        let pools = [prefix("10.0.0.0/29"), prefix("fd00::/64")];
+        let book = AddressBook::new(&pools, &[], &[], slice::from_ref(&lease), DAY);
+        let expected = kept.then_some(lease);
+        assert_eq!(book.leased(&identity("a")), expected, "{text}");
+    }
 }
 
 #[test]
