@@ -329,9 +329,13 @@ fn other_streams_come_and_go() {
 #[test]
 fn a_server_opens_no_bidirectional_stream() {
     // 9114-6.1-02
-    let mut alone = Alone::new(Role::Client, server_config());
     let stream = StreamId::nth(Role::Server, Direction::Bidirectional, 0);
+    let mut alone = Alone::new(Role::Client, server_config());
     alone.data(stream, &[], false);
+    alone.assert_violation(WireErrorKind::StreamCreation);
+    let mut alone = Alone::new(Role::Client, server_config());
+    let code = 0;
+    alone.session.handle_quic(QuicInput::Reset { stream, code });
     alone.assert_violation(WireErrorKind::StreamCreation);
 }
 

@@ -113,6 +113,29 @@ proptest! {
         }
     }
 
+    /// Where the device's packets may be fragmented (RFC 791 §3.2).
+    #[test]
+    fn fragments_taken_at_one_end_are_fragments_given_out_at_the_other(
+        sizes in proptest::collection::vec(1_500..9_000usize, 1..10)
+    ) {
+        let mut star = up(&quiet());
+        let (client, server) = (star.client(), star.server);
+        for size in &sizes {
+            let packet = datagram(address(&star, client, true), inner(true), *size);
+            send_later(&mut star, client, may_fragment(packet));
+        }
+        run(&mut star, 3_000);
+        let pieces = received(&mut star, server);
+        prop_assert!(pieces.len() >= 2 * sizes.len(), "{}", pieces.len());
+        let count = pieces.len() as u64;
+        let bytes = pieces.iter().map(|it| it.len() as u64).sum();
+        let (there, here) = (info(&star, client), info(&star, server));
+        prop_assert_eq!((there.sent_packets, there.sent_bytes), (count, bytes));
+        prop_assert_eq!((here.received_packets, here.received_bytes), (count, bytes));
+        prop_assert_eq!(counters(&star, client).packets_in, sizes.len() as u64);
+        prop_assert_eq!(counters(&star, server).packets_out, count);
+    }
+
     /// Segments that the far end makes super-packets of again are counted one by one.
     #[test]
     fn super_packets_of_tcp_are_counted_by_the_segment_at_both_ends(
