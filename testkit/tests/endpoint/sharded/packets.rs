@@ -269,3 +269,23 @@ fn the_same_seed_gives_the_same_trace_on_all_shards() {
     assert!(one.0.contains("mail udp to shard"));
     assert_ne!(one.1, run(6).1);
 }
+
+#[test]
+fn a_packet_whose_tunnel_ends_while_it_is_between_shards_is_counted() {
+    let mut star = up(&options(3, Steering::Right));
+    let client = star.clients[0];
+    let (shard, tunnel) = home(&star, client).expect("up");
+    let mut others = star.shards.iter().copied();
+    let other = others.find(|it| *it != shard).expect("three");
+    let packet = numbered(inner(true), address(&star, client, true), 1);
+    at_queue(&mut star, other, &packet);
+    let (conn, code) = (tunnel.conn, masque_core::H3Code::NO_ERROR);
+    let close = Command::CloseConnection { conn, code };
+    let closed = star
+        .world
+        .act(shard, |endpoint, now| endpoint.handle_command(now, close));
+    assert!(matches!(closed, Some(Ok(_))));
+    run(&mut star, 1_000);
+    assert!(received(&mut star, client).is_empty());
+    assert_eq!(dropped(&star, shard, DropReason::NoTunnel), 1);
+}
