@@ -138,8 +138,8 @@ fn first_packets_from_forged_sources_are_hardly_noticed() {
 }
 
 /// The flood keeps nobody out for long. About half of the first packets have an answer, as the time for answers is
-/// spent on forged ones, too; who has none asks again after a third of a second. 8 to 15 of 20 got in at once in
-/// the runs so far, since the model takes the processor's own times.
+/// spent on forged ones, too; who has none asks again after a third of a second. 8 to 15 of 20 got in at once so
+/// far: TLS draws anew each time.
 #[test]
 fn newcomers_get_in_through_a_flood_of_first_packets() {
     for down in [false, true] {
