@@ -58,7 +58,9 @@ pub fn of_first_packet(answer: Answer) -> Result<Duration, PipelineError> {
         let mut packet = Peer::first_packet(&keys, nth, now)?;
         if answer == Answer::Nothing {
             // Its tag is wrong.
-            packet.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+            if let Some(byte) = packet.last_mut() {
+                *byte ^= 1;
+            }
         }
         let meta = RecvMeta {
             socket: SocketId(0),

@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::endpoint::moment::moment;
+    use crate::endpoint::tests::moment;
 
     proptest! {
         #[test]

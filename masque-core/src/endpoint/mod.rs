@@ -49,8 +49,6 @@ mod heirs;
 mod ipv6;
 #[cfg(feature = "lab")]
 mod lab;
-#[cfg(test)]
-mod moment;
 mod names;
 mod owners;
 mod pool;
@@ -61,6 +59,8 @@ mod server;
 mod setup;
 mod shard;
 mod space;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod tls;
 mod token;

@@ -7,7 +7,7 @@ use quinn_proto::congestion::Controller;
 
 use super::filter::{Largest, Least};
 use super::tunnel::Tunnel;
-use crate::endpoint::moment::moment;
+use crate::endpoint::tests::moment;
 
 const MTU: u64 = 1452;
 

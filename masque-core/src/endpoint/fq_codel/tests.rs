@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::moment::moment;
+use crate::endpoint::tests::moment;
 
 const PREFIX: usize = 2;
 const QUANTUM: usize = 6 * 1024;

@@ -1,4 +1,4 @@
-//! For tests.
+//! What tests of several modules need.
 
 use std::time::Instant;
 
