@@ -314,3 +314,35 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_larger_path_is_tried_than_devices_need_nor_a_smaller_one_than_it_begins_with() {
+        let fitted = |initial_mtu, devices: &[u32]| {
+            let port = |mtu: &u32| PortConfig {
+                id: PortId(0),
+                tcp_offload: false,
+                udp_offload: false,
+                addresses: Vec::new(),
+                mtu: *mtu,
+            };
+            let ports: Vec<_> = devices.iter().map(port).collect();
+            let profile = TransportProfile {
+                initial_mtu,
+                ..TransportProfile::default()
+            };
+            profile.fitted(&ports).max_mtu
+        };
+        assert_eq!(fitted(1200, &[1420]), 1460);
+        assert_eq!(fitted(1200, &[1400, 1420, 1280]), 1460, "the widest");
+        assert_eq!(fitted(1200, &[576]), 1440, "IPv6 needs that");
+        assert_eq!(fitted(1200, &[9000]), 1472);
+        assert_eq!(fitted(1200, &[u32::MAX]), 1472);
+        assert_eq!(fitted(1200, &[]), 1472);
+        assert_eq!(fitted(1465, &[1280]), 1465);
+        assert_eq!(fitted(1500, &[9000]), 1500);
+    }
+}

@@ -104,22 +104,6 @@ fn no_more_is_tried_than_carries_a_packet_of_the_device_whole() {
 }
 
 #[test]
-fn who_begins_with_more_than_the_device_needs_goes_on_with_it() {
-    for (initial_mtu, device_mtu, carries) in
-        [(1472, 1280, 1432), (1472, 9000, 1432), (1440, 1280, 1400)]
-    {
-        let mut options = Options {
-            device_mtu,
-            ..busy(1250)
-        };
-        options.transport.initial_mtu = initial_mtu;
-        let mut star = up(&options);
-        run(&mut star, 20_000);
-        assert_eq!(told_mtus(&star, star.client()).last(), Some(&carries));
-    }
-}
-
-#[test]
 fn ordinary_loss_does_not_shrink_a_tunnel() {
     for seed in 0..5 {
         let mut options = Options { seed, ..busy(1100) };
